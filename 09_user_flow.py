@@ -1,0 +1,127 @@
+"""Serve a flow: a long-lived process that runs it whenever somebody asks.
+
+Run:    python 09_user_flow.py                  (lessons 10, 11 and 12 trigger it)
+        python 09_user_flow.py --interval 60    (and it also runs every 60 seconds)
+Notice: it starts a Prefect server unless one is running, and ends when you press Ctrl-C.
+"""
+
+import argparse
+import math
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import requests
+from prefect import flow, get_run_logger, task
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
+
+USER_SECONDS = 1
+SERVER_START_SECONDS = 60
+LOCAL_API_URL = "http://127.0.0.1:4200/api"
+
+USERS = {101: "Ada Lovelace", 102: "Alan Turing", 103: "Grace Hopper"}
+
+
+@task
+def fetch_user_info(user_id: int) -> dict[str, Any]:
+    """Return the user's id and name; raise LookupError if there is no such user."""
+    time.sleep(USER_SECONDS)
+    if user_id not in USERS:
+        raise LookupError(f"no user {user_id}")
+    return {"user_id": user_id, "name": USERS[user_id]}
+
+
+@flow
+def user_flow(user_id: int = 101) -> dict[str, Any]:
+    """Return the user's id and name; raise LookupError if there is no such user."""
+    user = fetch_user_info(user_id)
+    get_run_logger().info("User %s is %s", user_id, user["name"])
+    return user
+
+
+def is_prefect(api_url: str) -> bool:
+    """Return whether a Prefect server answers at `api_url`, if only to ask for credentials."""
+    try:
+        response = requests.get(f"{api_url}/health", timeout=5)
+        return response.status_code in (401, 403) or response.json() is True
+    except requests.RequestException:
+        return False
+
+
+def start_server() -> subprocess.Popen[bytes]:
+    """Start `prefect server start` on port 4200 and return its process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "prefect", "server", "start", "--host=127.0.0.1", "--port=4200"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # Out of reach of Ctrl-C: the deployment is paused before the server stops.
+        start_new_session=True,
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+    )
+
+
+def wait_for_server(server: subprocess.Popen[bytes]) -> None:
+    """Return when the server answers; exit if it ends, or after SERVER_START_SECONDS."""
+    deadline = time.monotonic() + SERVER_START_SECONDS
+    while not is_prefect(LOCAL_API_URL):
+        if server.poll() is not None or time.monotonic() > deadline:
+            sys.exit("No server on port 4200: taken by another program? Try: prefect server start")
+        time.sleep(0.2)
+
+
+def serve(api_url: str, interval: float | None) -> None:
+    """Serve `user_flow` at `api_url` until Ctrl-C, and run it every `interval` seconds if given."""
+    # Pinned, or every flow run would start a temporary server of its own.
+    with temporary_settings({PREFECT_API_URL: api_url}):
+        print(f"Serving user-flow/user-deployment at {api_url}, web page {PREFECT_UI_URL.value()}")
+        print("Next, in another terminal:")
+        print("  python 11_get_deployment_id_by_name.py")
+        print('  python 10_trigger_deployment_by_id.py "$(python 11_get_deployment_id_by_name.py)"')
+        print("  python 12_trigger_deployment_by_id_name_lookup.py", flush=True)
+        try:
+            user_flow.serve("user-deployment", interval=interval, print_starting_message=False)
+        except PrefectHTTPStatusError as error:
+            sys.exit(f"The server at {api_url} refused: {error.response.status_code}")
+
+
+def seconds(text: str) -> float:
+    """Return `text` as a number of seconds above 0; exit if it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < math.inf:
+        sys.exit(f"--interval takes a number of seconds above 0, such as 60, not {text!r}")
+    return value
+
+
+def main() -> None:
+    """Serve on the configured server, else on the one at port 4200, else on one of our own."""
+    parser = argparse.ArgumentParser(description="Serve user_flow as user-flow/user-deployment.")
+    parser.add_argument("--interval", type=seconds, metavar="SECONDS", help="run it by itself, too")
+    interval = parser.parse_args().interval
+    for name in ("SIGTERM", "SIGHUP"):  # both end it as Ctrl-C does; Windows has no SIGHUP
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
+            signal.signal(getattr(signal, name), signal.default_int_handler)
+    server = None
+    try:
+        api_url = PREFECT_API_URL.value()
+        if api_url and not is_prefect(api_url):
+            sys.exit(f"No Prefect server answers at {api_url}: start it, or unset PREFECT_API_URL")
+        if not api_url and not is_prefect(LOCAL_API_URL):
+            server = start_server()
+            wait_for_server(server)
+        serve(api_url or LOCAL_API_URL, interval)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if server is not None:
+            server.terminate()
+            server.wait()
+
+
+if __name__ == "__main__":
+    main()
