@@ -1,0 +1,363 @@
+"""What the tests share: lessons, servers, and what a server recorded of a flow run."""
+
+import importlib
+import importlib.util
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import requests
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted(path.name for path in ROOT.glob("[01][0-9]_*.py"))
+
+T = TypeVar("T")
+
+
+# --- the lessons -----------------------------------------------------------------------------
+
+
+def script_path(number: str) -> Path:
+    """Return the path of the lesson with this number, such as "04"."""
+    (path,) = ROOT.glob(f"{number}_*.py")
+    return path
+
+
+def load_lesson(path: Path) -> ModuleType:
+    """Return the lesson at `path` as a module; one of the repository is imported by its name."""
+    if path.parent == ROOT:
+        return importlib.import_module(path.stem)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def changed_copy(path: Path, folder: Path, *changes: tuple[str, str]) -> Path:
+    """Return a copy of the script in `folder` with every (old, new) text of `changes` replaced.
+
+    Raises AssertionError if an old text is not there, so that no change is lost silently.
+    """
+    text = path.read_text(encoding="utf-8")
+    for old, new in changes:
+        assert old in text, f"{path.name} does not contain {old!r}"
+        text = text.replace(old, new)
+    copy = folder / path.name
+    copy.write_text(text, encoding="utf-8")
+    return copy
+
+
+def seconds_scaled(path: Path, factor: float) -> list[tuple[str, str]]:
+    """Return the changes that make every number of seconds in the script `factor` times as long."""
+    text = path.read_text(encoding="utf-8")
+    pattern = r"(?m)(?:^[A-Z_]*_SECONDS|retry_delay_seconds)( ?= ?)([\d.]+)"
+    found = {match.group(0): match for match in re.finditer(pattern, text)}
+    return [
+        (old, old[: -len(match[2])] + f"{float(match[2]) * factor:g}")
+        for old, match in found.items()
+    ]
+
+
+# --- processes -------------------------------------------------------------------------------
+
+
+def clean_environment(**settings: str) -> dict[str, str]:
+    """Return the environment without the caller's Prefect settings and proxies, plus `settings`."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PREFECT_") and not name.lower().endswith("_proxy")
+    }
+    return {**kept, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", **settings}
+
+
+def free_port() -> int:
+    """Return a port on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(what: str, check: Callable[[], T | None], seconds: float = 20) -> T:
+    """Return the first true result of `check`; fail with `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        result = check()
+        if result:
+            return result
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds:g} s in vain: {what}")
+        time.sleep(0.05)
+
+
+def run_script(
+    path: Path, *arguments: str, timeout: float = 60, **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the script as a user does, `python NN_....py`, and return what it printed."""
+    return subprocess.run(
+        [sys.executable, str(path), *arguments],
+        cwd=ROOT,
+        env={**os.environ, **settings},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=timeout,
+    )
+
+
+@contextmanager
+def background(
+    command: Sequence[str], log: Path, *, stop: int = signal.SIGTERM, **settings: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `command` until the end of the block, its output going to `log`; leave nothing behind."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **settings},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(stop)
+                try:
+                    process.wait(15)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+@dataclass
+class Server:
+    """A Prefect server of our own, on a free port, that can be stopped and started again."""
+
+    home: Path
+    settings: dict[str, str] = field(default_factory=dict)
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def api_url(self) -> str:
+        """The URL of its API."""
+        return f"http://127.0.0.1:{self.port}/api"
+
+    def start(self) -> None:
+        """Start it and return when it answers; its database and port stay the same."""
+        log = (self.home / "server.log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", f"--port={self.port}"],
+            cwd=ROOT,
+            env=clean_environment(PREFECT_HOME=str(self.home), **self.settings),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        log.close()
+        wait_until("the server answers", self.is_up, 60)
+
+    def is_up(self) -> bool:
+        """Return whether it answers, and fail if it has ended."""
+        assert self.process and self.process.poll() is None, (self.home / "server.log").read_text()
+        try:
+            return bool(requests.get(f"{self.api_url}/health", timeout=5).ok)
+        except requests.RequestException:
+            return False
+
+    def stop(self) -> None:
+        """Stop it and wait for its end."""
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+@contextmanager
+def server(**settings: str) -> Iterator[Server]:
+    """Run a Prefect server with these settings, and a home of its own, during the block."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        running = Server(Path(home), settings)
+        try:
+            running.start()
+            yield running
+        finally:
+            running.stop()
+
+
+# --- what the server recorded ----------------------------------------------------------------
+
+
+def parse_time(text: str) -> datetime:
+    """Return the API's time, such as 2026-01-31T12:00:00.5Z, as a datetime."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+@dataclass
+class Api:
+    """A Prefect server's API, as plain HTTP, for reading what it recorded."""
+
+    url: str
+
+    def get(self, path: str, **query: str) -> Any:
+        """Return the JSON at `path`."""
+        response = requests.get(self.url + path, params=query, timeout=30)
+        response.raise_for_status()
+        return response.json()
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Return the JSON that the POST answers."""
+        response = requests.post(self.url + path, json=body, timeout=30)
+        response.raise_for_status()
+        return response.json()
+
+    def flow_run(self, flow_run_id: str) -> "FlowRun":
+        """Return the flow run with what was recorded of it so far."""
+        return FlowRun(self, self.get(f"/flow_runs/{flow_run_id}"))
+
+    def flow_runs(self, **filters: Any) -> list[dict[str, Any]]:
+        """Return all flow runs that match the filters of the API, page after page."""
+        runs: list[dict[str, Any]] = []
+        while page := self.post("/flow_runs/filter", {**filters, "offset": len(runs)}):
+            runs += page
+        return runs
+
+    def ended(self, flow_run_id: str, seconds: float = 30) -> "FlowRun":
+        """Return the flow run once it has come to its end."""
+        final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+        def check() -> "FlowRun | None":
+            run = self.flow_run(flow_run_id)
+            return run if run.data["state"]["type"] in final else None
+
+        return wait_until(f"flow run {flow_run_id} ends", check, seconds)
+
+
+@dataclass
+class TaskRun:
+    """A task run, as the server recorded it."""
+
+    api: Api
+    data: dict[str, Any]
+
+    @property
+    def task(self) -> str:
+        """The name of its task."""
+        return str(self.data["name"]).rsplit("-", 1)[0]
+
+    @property
+    def state(self) -> str:
+        """The name of its last state."""
+        return str(self.data["state"]["name"])
+
+    @property
+    def start(self) -> datetime:
+        """When it began to run."""
+        return parse_time(self.data["start_time"])
+
+    @property
+    def end(self) -> datetime:
+        """When it ended."""
+        return parse_time(self.data["end_time"])
+
+    @property
+    def attempts(self) -> int:
+        """How often it ran."""
+        return int(self.data["run_count"])
+
+    def states(self) -> list[str]:
+        """Return the names of all its states, in order."""
+        states = self.api.get("/task_run_states/", task_run_id=self.data["id"])
+        return [state["name"] for state in states]
+
+    def overlaps(self, other: "TaskRun") -> bool:
+        """Return whether the two ran at the same time for a while."""
+        return self.start < other.end and other.start < self.end
+
+
+@dataclass
+class FlowRun:
+    """A flow run, as the server recorded it."""
+
+    api: Api
+    data: dict[str, Any]
+    value: Any = None
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return str(self.data["id"])
+
+    @property
+    def state(self) -> str:
+        """The name of its last state."""
+        return str(self.data["state"]["name"])
+
+    @property
+    def message(self) -> str:
+        """The message of its last state."""
+        return str(self.data["state"]["message"])
+
+    @property
+    def seconds(self) -> float:
+        """How long it ran."""
+        return (parse_time(self.data["end_time"]) - parse_time(self.data["start_time"])).total_seconds()
+
+    def task_runs(self) -> list[TaskRun]:
+        """Return its task runs in the order in which they started."""
+        found = self.api.post(
+            "/task_runs/filter", {"flow_runs": {"id": {"any_": [self.id]}}, "limit": 200}
+        )
+        runs = [TaskRun(self.api, data) for data in found]
+        return sorted(runs, key=lambda run: run.start)
+
+    def task_run(self, task: str) -> TaskRun:
+        """Return the one task run of this task."""
+        found = [run for run in self.task_runs() if run.task == task]
+        assert len(found) == 1, f"{task} ran {len(found)} times in the flow run, not once"
+        return found[0]
+
+    def edges(self) -> set[tuple[str, str]]:
+        """Return the arrows of the run graph, as pairs of task names."""
+        graph = self.api.get(f"/flow_runs/{self.id}/graph-v2")
+        nodes = dict(graph["nodes"])
+        names = {key: node["label"].rsplit("-", 1)[0] for key, node in nodes.items()}
+        return {
+            (names[parent["id"]], names[key])
+            for key, node in nodes.items()
+            for parent in node["parents"]
+        }
+
+    def logs(self, *, prefect: bool = False) -> list[tuple[int, str, str | None]]:
+        """Return the level, text and task (or None) of the records, Prefect's own if asked to."""
+        names = {run.data["id"]: run.task for run in self.task_runs()}
+        records = self.api.post(
+            "/logs/filter",
+            {"logs": {"flow_run_id": {"any_": [self.id]}}, "sort": "TIMESTAMP_ASC", "limit": 200},
+        )
+        own = re.compile(r"Beginning flow run|Finished in state|View at|Task run failed with|Encountered exception|Created task run|Beginning subflow")
+        return [
+            (record["level"], record["message"], names.get(record["task_run_id"]))
+            for record in records
+            if prefect or not own.match(record["message"])
+        ]
