@@ -1,29 +1,131 @@
 """One Prefect server for the whole session, and nothing of the caller's Prefect or proxies."""
 
 import os
+import runpy
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from support import clean_environment
+import pytest
+from support import (
+    Api,
+    FlowRun,
+    changed_copy,
+    clean_environment,
+    load_afresh,
+    load_lesson,
+    read,
+    script_path,
+    seconds_scaled,
+    wait_until,
+)
 
 # Before the first import of Prefect, which reads its settings only once.
 _home = tempfile.TemporaryDirectory(prefix="prefect-home-", ignore_cleanup_errors=True)
-_environment = clean_environment(PREFECT_HOME=_home.name)
+_environment = clean_environment(
+    PREFECT_HOME=_home.name,
+    PREFECT_LOGGING_TO_API_BATCH_INTERVAL="0.1",
+    PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore",
+)
 os.environ.clear()
 os.environ.update(_environment)
 
-import pytest
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.testing.utilities import prefect_test_harness
-from support import ROOT, Api, load_lesson
+from prefect import Flow, Task, task  # noqa: E402
+from prefect.settings import (  # noqa: E402
+    PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
+from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def api() -> Iterator[Api]:
-    """Return the API of the session's server, on which every flow of the tests runs."""
+    """Return the API of the session's server, on which the flows of all tests run."""
     with prefect_test_harness(server_startup_timeout=60):
-        # A flow run's end joins its heartbeat thread, which costs up to a second.
+        # At its end a flow run joins its heartbeat thread, which costs up to a second.
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             yield Api(str(PREFECT_API_URL.value()))
+
+
+@pytest.fixture(scope="module")
+def path(request: pytest.FixtureRequest) -> Path:
+    """Return the path of the lesson that this test file is about."""
+    return script_path(request.module.__name__.split("_")[1])
+
+
+@pytest.fixture(scope="module")
+def as_written(path: Path) -> ModuleType:
+    """Return the lesson as it stands in the repository."""
+    return load_lesson(path)
+
+
+@pytest.fixture(scope="module")
+def lesson(request: pytest.FixtureRequest, path: Path) -> ModuleType:
+    """Return the lesson with all its seconds made SCALE (of the test file) times as long."""
+    module = load_afresh(path)
+    for name, value in vars(module).items():
+        if name.endswith("_SECONDS"):
+            setattr(module, name, value * request.module.SCALE)
+        if isinstance(value, Task) and isinstance(value.retry_delay_seconds, int | float):
+            value.retry_delay_seconds *= request.module.SCALE
+    return module
+
+
+@task
+def marker() -> None:
+    """Mark a point in the stream of events that the server works through."""
+
+
+@pytest.fixture(scope="session")
+def record(api: Api) -> Callable[..., FlowRun]:
+    """Return a function that runs a flow and returns what the server recorded of it."""
+
+    def record(flow: Flow[..., Any], *arguments: Any, **keywords: Any) -> FlowRun:
+        state = flow(*arguments, **keywords, return_state=True)
+        flow_run_id = str(state.state_details.flow_run_id)
+        mark = str(marker(return_state=True).state_details.task_run_id)
+        # The server gets task runs and logs later than states, but each of them in order.
+        wait_until(
+            "the server recorded the task runs",
+            lambda: api.post("/task_runs/filter", {"task_runs": {"id": {"any_": [mark]}}}),
+        )
+        flow_run = api.flow_run(flow_run_id)
+        wait_until(
+            "the server recorded the logs",
+            lambda: any(
+                text.startswith("Finished in state") and task_name is None
+                for _, text, task_name in flow_run.logs(prefect=True)
+            ),
+        )
+        flow_run.value = state.result(raise_on_failure=False)
+        return flow_run
+
+    return record
+
+
+@pytest.fixture
+def printed(
+    request: pytest.FixtureRequest,
+    api: Api,
+    path: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> str:
+    """Return what the lesson's `__main__` prints to stdout, its seconds made SCALE as long."""
+    copy = changed_copy(path, tmp_path, *seconds_scaled(path, request.module.SCALE))
+    capfd.readouterr()
+    runpy.run_path(str(copy), run_name="__main__")
+    return capfd.readouterr().out
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Add where to read to the report of every failed test of a lesson."""
+    report: Any = yield
+    number = item.path.name.split("_")[1] if item.path.name.count("_") > 1 else ""
+    if report.failed and number.isdigit():
+        report.sections.append(("Read", read(number)))
+    return report

@@ -23,6 +23,11 @@ import requests
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in ROOT.glob("[01][0-9]_*.py"))
 
+# How the log records begin that Prefect writes by itself.
+PREFECTS_OWN = re.compile(
+    "Beginning flow run|View at|Finished in state|Task run failed with|Encountered exception"
+)
+
 T = TypeVar("T")
 
 
@@ -36,13 +41,15 @@ def script_path(number: str) -> Path:
 
 
 def load_lesson(path: Path) -> ModuleType:
-    """Return the lesson at `path` as a module; one of the repository is imported by its name."""
-    if path.parent == ROOT:
-        return importlib.import_module(path.stem)
+    """Return the lesson of the repository as a module, as an import statement would."""
+    return importlib.import_module(path.stem)
+
+
+def load_afresh(path: Path) -> ModuleType:
+    """Return the script at `path` as a module of its own, which may be changed."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
 
@@ -70,6 +77,42 @@ def seconds_scaled(path: Path, factor: float) -> list[tuple[str, str]]:
         (old, old[: -len(match[2])] + f"{float(match[2]) * factor:g}")
         for old, match in found.items()
     ]
+
+
+STORY: dict[str, Any] = {
+    "USER_SECONDS": 1,
+    "BALANCE_SECONDS": 2,
+    "ACTIVITY_SECONDS": 3,
+    "PREDICTION_SECONDS": 1,
+    "NOTIFICATION_SECONDS": 1,
+    "USERS": {101: "Ada Lovelace", 102: "Alan Turing", 103: "Grace Hopper"},
+    "BALANCES": {101: 120.50, 102: 980.00, 103: 15.75},
+    "LOGINS": {101: [5, 3, 2, 1], 102: [9, 8, 9, 10], 103: [2, 1, 0, 0]},
+    "BIAS": 2.0,
+    "BALANCE_WEIGHT": -0.002,
+    "LOGIN_WEIGHT": -0.1,
+}
+
+
+def read(number: str) -> str:
+    """Return where to read about the lesson with this number, for the end of a message."""
+    return f"see {script_path(number).name} in LEARNINGS.md"
+
+
+def told(path: Path) -> dict[str, Any]:
+    """Return what the lesson tells of the common story: its durations, users and weights."""
+    lesson = vars(load_lesson(path))
+    return {name: lesson[name] for name in STORY if name in lesson}
+
+
+def assert_elapsed(line: str, seconds: float, message: str) -> None:
+    """Check that the line tells an elapsed time of at least `seconds`, and not much more."""
+    match = re.fullmatch(r"Elapsed: (\d+\.\d) s", line)
+    assert match, f"no elapsed time in {line!r}; {message}"
+    # One digit is printed, and a busy machine adds to it.
+    assert seconds - 0.05 <= float(match[1]) <= seconds + 2, (
+        f"{line!r} is not the critical path, {seconds:g} s; {message}"
+    )
 
 
 # --- processes -------------------------------------------------------------------------------
@@ -309,6 +352,11 @@ class FlowRun:
         return str(self.data["id"])
 
     @property
+    def flow_name(self) -> str:
+        """The name of its flow."""
+        return str(self.api.get(f"/flows/{self.data['flow_id']}")["name"])
+
+    @property
     def state(self) -> str:
         """The name of its last state."""
         return str(self.data["state"]["name"])
@@ -321,7 +369,8 @@ class FlowRun:
     @property
     def seconds(self) -> float:
         """How long it ran."""
-        return (parse_time(self.data["end_time"]) - parse_time(self.data["start_time"])).total_seconds()
+        start, end = parse_time(self.data["start_time"]), parse_time(self.data["end_time"])
+        return (end - start).total_seconds()
 
     def task_runs(self) -> list[TaskRun]:
         """Return its task runs in the order in which they started."""
@@ -355,9 +404,45 @@ class FlowRun:
             "/logs/filter",
             {"logs": {"flow_run_id": {"any_": [self.id]}}, "sort": "TIMESTAMP_ASC", "limit": 200},
         )
-        own = re.compile(r"Beginning flow run|Finished in state|View at|Task run failed with|Encountered exception|Created task run|Beginning subflow")
         return [
             (record["level"], record["message"], names.get(record["task_run_id"]))
             for record in records
-            if prefect or not own.match(record["message"])
+            if prefect or not PREFECTS_OWN.match(record["message"])
         ]
+
+
+def assert_diamond(run: FlowRun, message: str) -> None:
+    """Check that the user comes first, then both lookups together, then the prediction."""
+    user, balance, activity, prediction = (
+        run.task_run(name)
+        for name in (
+            "fetch_user_info",
+            "fetch_account_balance",
+            "fetch_recent_activity",
+            "predict_churn",
+        )
+    )
+    for lookup in (balance, activity):
+        assert user.end <= lookup.start, f"{lookup.task} started before the user; {message}"
+        assert lookup.end <= prediction.start, (
+            f"the prediction started before {lookup.task} ended; {message}"
+        )
+    assert balance.overlaps(activity), (
+        "the two lookups ran one after the other: the first .result() came before the second "
+        f".submit(), or one was called; {message}"
+    )
+
+
+def assert_delays(task_run: TaskRun, seconds: list[float], message: str) -> None:
+    """Check how long the task run waited, by its declaration, before each further attempt."""
+    states = task_run.api.get("/task_run_states/", task_run_id=task_run.data["id"])
+    delays = [
+        (
+            parse_time(state["state_details"]["scheduled_time"]) - parse_time(state["timestamp"])
+        ).total_seconds()
+        for state in states
+        if state["name"] == "AwaitingRetry"
+    ]
+    assert [round(delay, 1) for delay in delays] == [round(delay, 1) for delay in seconds], (
+        f"{task_run.task} waited {delays} s between its attempts, not {seconds}; {message}"
+    )

@@ -1,0 +1,224 @@
+"""Lesson 08: the whole pipeline, the template to copy."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from logging import ERROR, INFO, WARNING
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from support import STORY, FlowRun, assert_delays, assert_diamond, read, told
+
+SCALE = 0.08
+READ = read("08")
+RETRIED = [
+    "fetch_user_info",
+    "fetch_account_balance",
+    "fetch_recent_activity",
+    "send_notification",
+]
+STEPS = [*RETRIED[:3], "predict_churn", RETRIED[3]]
+MESSAGE = "Ada Lovelace leaves with a probability of 66%"
+ADA = {
+    "user": {"user_id": 101, "name": "Ada Lovelace"},
+    "balance": 120.5,
+    "activity": [5, 3, 2, 1],
+    "churn": 0.659,
+}
+
+
+@pytest.fixture(autouse=True)
+def delivered(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Return what the message service delivers in this test."""
+    messages: dict[str, str] = {}
+    monkeypatch.setattr(lesson, "DELIVERED", messages)
+    return messages
+
+
+@pytest.fixture
+def outages(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Return the attempts that fail, by step, for the test to fill in."""
+    numbers: dict[str, int] = {}
+    monkeypatch.setattr(lesson, "OUTAGES", numbers)
+    return numbers
+
+
+@pytest.fixture(scope="module")
+def run(lesson: ModuleType, record: Callable[..., FlowRun]) -> FlowRun:
+    """Return the flow run with the default parameters."""
+    return record(lesson.pipeline_flow)
+
+
+def test_the_steps_form_the_diamond_and_the_notification_comes_last(run: FlowRun) -> None:
+    assert_diamond(run, READ)
+    assert run.task_runs()[-1].task == "send_notification", f"the notification is not last; {READ}"
+    assert sorted(step.task for step in run.task_runs()) == sorted(STEPS), (
+        f"each of the five steps runs once; {READ}"
+    )
+
+
+def test_the_run_graph_is_the_diamond_with_the_notification(run: FlowRun) -> None:
+    assert run.edges() == {
+        ("fetch_user_info", "fetch_account_balance"),
+        ("fetch_user_info", "fetch_recent_activity"),
+        ("fetch_account_balance", "predict_churn"),
+        ("fetch_recent_activity", "predict_churn"),
+        ("fetch_user_info", "send_notification"),
+        ("predict_churn", "send_notification"),
+    }, f"results are not passed along the arrows of the pipeline; {READ}"
+
+
+def test_the_run_is_recorded_with_its_result(run: FlowRun) -> None:
+    assert (run.flow_name, run.state) == ("pipeline-flow", "Completed"), READ
+    assert run.data["parameters"] == {"user_id": 101}, f"the parameters were not recorded; {READ}"
+    assert run.value == ADA, f"the flow returns something else; {READ}"
+    assert run.task_run("fetch_account_balance").attempts == 2, (
+        f"the lesson shows one outage, of the balance service; {READ}"
+    )
+
+
+def test_all_that_touches_the_outside_declares_the_retries_of_lesson_06(
+    as_written: ModuleType,
+) -> None:
+    for name in RETRIED:
+        step = getattr(as_written, name)
+        assert step.retries == 3, f"{name} declares {step.retries} retries, not 3; {READ}"
+        assert step.retry_delay_seconds == 5, f"{name} does not wait 5 s between attempts; {READ}"
+        assert step.retry_condition_fn is as_written.is_transient, (
+            f"{name} has no condition, so it also retries what no retry cures; {READ}"
+        )
+    assert as_written.predict_churn.retries == 0, f"a computation needs no retries; {READ}"
+
+
+@pytest.mark.parametrize("step", RETRIED)
+def test_an_outage_in_any_step_is_survived(
+    lesson: ModuleType,
+    record: Callable[..., FlowRun],
+    outages: dict[str, int],
+    delivered: dict[str, str],
+    step: str,
+) -> None:
+    outages[step] = 2
+    run = record(lesson.pipeline_flow)
+    assert run.state == "Completed", f"two outages in {step} end in {run.state}; {READ}"
+    assert run.value == ADA, f"an outage must not change the result; {READ}"
+    for task_run in run.task_runs():
+        expected = 3 if task_run.task == step else 1
+        assert task_run.attempts == expected, (
+            f"{task_run.task} took {task_run.attempts} attempts, not {expected}; {READ}"
+        )
+    assert_delays(run.task_run(step), [5 * SCALE] * 2, READ)
+    warnings = [record for record in run.logs() if record[0] == WARNING]
+    assert warnings == [
+        (WARNING, f"Service is down, attempt {attempt} failed", step) for attempt in (1, 2)
+    ], f"a failed attempt leaves its warning; {READ}"
+    assert list(delivered.values()) == [MESSAGE], f"one run sends one message; {READ}"
+
+
+def test_an_outage_that_lasts_fails_the_flow_run(
+    lesson: ModuleType,
+    record: Callable[..., FlowRun],
+    outages: dict[str, int],
+    delivered: dict[str, str],
+) -> None:
+    outages["send_notification"] = 4
+    run = record(lesson.pipeline_flow)
+    assert run.state == "Failed", f"four outages of a step end in {run.state}; {READ}"
+    assert run.task_run("send_notification").attempts == 4, f"not four attempts; {READ}"
+    assert str(run.value) == "send_notification: service is down (attempt 4)", READ
+    assert list(delivered.values()) == [MESSAGE], (
+        f"the message went out in the first attempt, and every further one sent it again; {READ}"
+    )
+
+
+def test_an_unknown_user_fails_at_once_without_a_retry(
+    lesson: ModuleType,
+    record: Callable[..., FlowRun],
+    outages: dict[str, int],
+    delivered: dict[str, str],
+) -> None:
+    run = record(lesson.pipeline_flow, 999)
+    assert repr(run.value) == "LookupError('no user 999')", f"another error; {READ}"
+    (fetch,) = run.task_runs()
+    assert fetch.states() == ["Pending", "Running", "Failed"], (
+        f"an unknown user was tried again, though no retry cures that; {READ}"
+    )
+    assert run.logs() == [
+        (INFO, "Starting for user 999", None),
+        (ERROR, "There is no user 999", "fetch_user_info"),
+    ], f"the failure is not logged; {READ}"
+    assert delivered == {}, f"a failed run sends nothing; {READ}"
+
+
+@pytest.mark.parametrize("error", [ConnectionError("x"), TimeoutError("x"), ConnectionResetError()])
+def test_a_transient_error_is_worth_another_attempt(lesson: ModuleType, error: Exception) -> None:
+    assert is_retried(lesson, error), f"{error!r} is transient, but not retried; {READ}"
+
+
+@pytest.mark.parametrize("error", [LookupError("x"), ValueError("x"), KeyError("x"), OSError("x")])
+def test_a_permanent_error_is_not(lesson: ModuleType, error: Exception) -> None:
+    assert not is_retried(lesson, error), f"{error!r} is permanent, but retried; {READ}"
+
+
+def is_retried(lesson: ModuleType, error: Exception) -> Any:
+    """Return whether the lesson's condition asks for another attempt after the error."""
+    from prefect.states import Failed
+
+    return lesson.is_transient(lesson.fetch_user_info, None, Failed(data=error))
+
+
+def test_every_step_is_logged(run: FlowRun) -> None:
+    records = run.logs()
+    assert records[-1][1].startswith("Finished in "), f"the flow's end is not logged; {READ}"
+    # The two lookups run at the same time, so their records have no order.
+    assert sorted(records[:-1], key=str) == sorted(
+        [
+            (INFO, "Starting for user 101", None),
+            (INFO, "User 101 is Ada Lovelace", "fetch_user_info"),
+            (WARNING, "Service is down, attempt 1 failed", "fetch_account_balance"),
+            (INFO, "Balance is 120.50 dollars", "fetch_account_balance"),
+            (INFO, "Logins per week are [5, 3, 2, 1]", "fetch_recent_activity"),
+            (INFO, "Probability of leaving is 0.659", "predict_churn"),
+            (INFO, f"Sent: {MESSAGE}", "send_notification"),
+        ],
+        key=str,
+    ), f"a step is not logged, or not by the run logger; {READ}"
+
+
+def test_every_run_sends_a_message_of_its_own(
+    lesson: ModuleType,
+    record: Callable[..., FlowRun],
+    outages: dict[str, int],
+    delivered: dict[str, str],
+) -> None:
+    runs = [record(lesson.pipeline_flow) for _ in range(2)]
+    assert list(delivered) == [f"churn-{run.id}" for run in runs], (
+        f"the key is not the flow run's own: two runs are two messages; {READ}"
+    )
+
+
+def test_the_elapsed_time_follows_the_critical_path(run: FlowRun) -> None:
+    steps = {step.task: step for step in run.task_runs()}
+    lookups = [steps["fetch_account_balance"], steps["fetch_recent_activity"]]
+    path = [
+        [steps["fetch_user_info"]],
+        lookups,
+        [steps["predict_churn"]],
+        [steps["send_notification"]],
+    ]
+    critical = sum((max(step.end - step.start for step in steps) for steps in path), timedelta())
+    whole = steps["send_notification"].end - steps["fetch_user_info"].start
+    # The balance is down once: the sum of all steps is longer by the activity's time.
+    activity = steps["fetch_recent_activity"].end - steps["fetch_recent_activity"].start
+    assert whole < critical + activity / 2, f"the flow takes longer than its critical path; {READ}"
+    said = float(run.logs()[-1][1].removeprefix("Finished in ").removesuffix(" s"))
+    assert abs(said - whole.total_seconds()) < 0.5, f"the log tells another elapsed time; {READ}"
+
+
+def test_the_story_is_the_common_one(path: Path) -> None:
+    assert told(path) == STORY, READ
+
+
+def test_the_script_prints_the_result(printed: str) -> None:
+    assert printed == f"{ADA}\n", f"the script prints something else; {READ}"
