@@ -106,7 +106,8 @@ def call_api(
     if status == 404:
         raise LookupError(f"{api_url} has no {path}")
     if not response.ok:
-        raise ValueError(" ".join(str(answer).split()))
+        detail = answer["detail"] if "detail" in answer else answer
+        raise ValueError(" ".join(str(detail).split()))
     return status, answer
 
 
