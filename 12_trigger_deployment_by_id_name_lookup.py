@@ -106,8 +106,7 @@ def call_api(
     if status == 404:
         raise LookupError(f"{api_url} has no {path}")
     if not response.ok:
-        detail = answer["detail"] if "detail" in answer else answer
-        raise ValueError(" ".join(str(detail).split()))
+        raise ValueError(" ".join(str(dict(answer).get("detail", answer)).split()))
     return status, answer
 
 

@@ -3,7 +3,7 @@
 import os
 import runpy
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,10 +44,10 @@ from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 @pytest.fixture(scope="session")
 def api() -> Iterator[Api]:
     """Return the API of the session's server, on which the flows of all tests run."""
-    with prefect_test_harness(server_startup_timeout=60):
-        # At its end a flow run joins its heartbeat thread, which costs up to a second.
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            yield Api(str(PREFECT_API_URL.value()))
+    # At its end a flow run joins its heartbeat thread, which costs up to a second.
+    no_heartbeat = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+    with prefect_test_harness(server_startup_timeout=60), no_heartbeat:
+        yield Api(str(PREFECT_API_URL.value()))
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +84,10 @@ def record(api: Api) -> Callable[..., FlowRun]:
     """Return a function that runs a flow and returns what the server recorded of it."""
 
     def record(flow: Flow[..., Any], *arguments: Any, **keywords: Any) -> FlowRun:
-        state = flow(*arguments, **keywords, return_state=True)
+        state: Any = flow(*arguments, **keywords, return_state=True)
         flow_run_id = str(state.state_details.flow_run_id)
-        mark = str(marker(return_state=True).state_details.task_run_id)
+        marked: Any = marker(return_state=True)
+        mark = str(marked.state_details.task_run_id)
         # The server gets task runs and logs later than states, but each of them in order.
         wait_until(
             "the server recorded the task runs",
@@ -122,9 +123,9 @@ def printed(
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     """Add where to read to the report of every failed test of a lesson."""
-    report: Any = yield
+    report = yield
     number = item.path.name.split("_")[1] if item.path.name.count("_") > 1 else ""
     if report.failed and number.isdigit():
         report.sections.append(("Read", read(number)))

@@ -48,7 +48,8 @@ def load_lesson(path: Path) -> ModuleType:
 def load_afresh(path: Path) -> ModuleType:
     """Return the script at `path` as a module of its own, which may be changed."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -153,6 +154,7 @@ def run_script(
     """Run the script as a user does, `python NN_....py`, and return what it printed."""
     return subprocess.run(
         [sys.executable, str(path), *arguments],
+        check=False,
         cwd=ROOT,
         env={**os.environ, **settings},
         stdin=subprocess.DEVNULL,
@@ -219,7 +221,8 @@ class Server:
 
     def is_up(self) -> bool:
         """Return whether it answers, and fail if it has ended."""
-        assert self.process and self.process.poll() is None, (self.home / "server.log").read_text()
+        ended = self.process is None or self.process.poll() is not None
+        assert not ended, (self.home / "server.log").read_text()
         try:
             return bool(requests.get(f"{self.api_url}/health", timeout=5).ok)
         except requests.RequestException:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import pytest
 from support import STORY, FlowRun, read, told
 
 SCALE = 0.05
