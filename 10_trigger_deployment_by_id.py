@@ -69,13 +69,14 @@ def read_answer(api_url: str, response: requests.Response, missing: str) -> dict
         answer = response.json()
     except requests.JSONDecodeError:
         answer = None
-    if not isinstance(answer, dict) or answer.get("detail") == "Not Found":
+    known = isinstance(answer, dict) and ("id" in answer or not response.ok)
+    if not known or answer == {"detail": "Not Found"}:
         raise ConnectionError(f"{api_url} is not a Prefect API: its URL ends in /api")
     if response.status_code == 404:
         raise LookupError(missing)
-    if "id" not in answer:
+    if not response.ok:
         raise ValueError(" ".join(str(answer.get("detail", answer)).split()))
-    return answer
+    return dict(answer)
 
 
 def explain(api_url: str, error: Exception) -> str:

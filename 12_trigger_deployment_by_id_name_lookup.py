@@ -91,7 +91,9 @@ def call_api(
         raise ConnectionError(f"No answer from {api_url} ({reason}): is a server up?") from None
     status = response.status_code
     if status in (401, 403):
-        raise PermissionError(f"{api_url} refuses: set PREFECT_API_AUTH_STRING or PREFECT_API_KEY")
+        raise PermissionError(
+            f"{api_url} wants other credentials: set PREFECT_API_AUTH_STRING or _KEY"
+        )
     if response.is_redirect:
         raise ConnectionError(f"{api_url} redirects elsewhere: a login page, not a Prefect API?")
     if status >= 429:
@@ -100,13 +102,14 @@ def call_api(
         answer = response.json()
     except requests.JSONDecodeError:
         answer = None
-    nameless = isinstance(answer, dict) and response.ok and "id" not in answer
-    if not isinstance(answer, dict | list) or nameless or answer == {"detail": "Not Found"}:
+    known = isinstance(answer, list) or (isinstance(answer, dict) and "id" in answer)
+    if answer == {"detail": "Not Found"} or (response.ok and not known):
         raise ConnectionError(f"{api_url} is not a Prefect API: its URL ends in /api")
     if status == 404:
         raise LookupError(f"{api_url} has no {path}")
     if not response.ok:
-        raise ValueError(" ".join(str(dict(answer).get("detail", answer)).split()))
+        detail = answer.get("detail") if isinstance(answer, dict) else None
+        raise ValueError(" ".join(str(detail or answer or status).split()))
     return status, answer
 
 
