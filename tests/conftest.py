@@ -12,6 +12,7 @@ import pytest
 from support import (
     Api,
     FlowRun,
+    Served,
     changed_copy,
     clean_environment,
     load_afresh,
@@ -19,6 +20,7 @@ from support import (
     read,
     script_path,
     seconds_scaled,
+    served_flow,
     wait_until,
 )
 
@@ -105,6 +107,15 @@ def record(api: Api) -> Callable[..., FlowRun]:
         return flow_run
 
     return record
+
+
+@pytest.fixture(scope="session")
+def served(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Return lesson 09, in a process of its own, serving its flow on the session's server."""
+    folder = tmp_path_factory.mktemp("served")
+    script = script_path("09")
+    with served_flow(api, changed_copy(script, folder, *seconds_scaled(script, 0.1)), folder) as it:
+        yield it
 
 
 @pytest.fixture

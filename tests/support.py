@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -148,9 +148,7 @@ def wait_until(what: str, check: Callable[[], T | None], seconds: float = 20) ->
         time.sleep(0.05)
 
 
-def run_script(
-    path: Path, *arguments: str, timeout: float = 60, **settings: str
-) -> subprocess.CompletedProcess[str]:
+def run_script(path: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run the script as a user does, `python NN_....py`, and return what it printed."""
     return subprocess.run(
         [sys.executable, str(path), *arguments],
@@ -161,13 +159,22 @@ def run_script(
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=timeout,
+        timeout=120,
     )
+
+
+def assert_one_line(result: subprocess.CompletedProcess[str], hint: str, code: int = 1) -> None:
+    """Check that the script failed with `code`, nothing on stdout and one line with `hint`."""
+    assert "Traceback" not in result.stderr, result.stderr
+    assert result.returncode == code, f"exit {result.returncode}, not {code}: {result.stderr}"
+    assert result.stdout == "", "stdout is for the result only"
+    assert len(result.stderr.splitlines()) == 1, f"not one line: {result.stderr}"
+    assert hint in result.stderr, f"{hint!r} is not in {result.stderr!r}"
 
 
 @contextmanager
 def background(
-    command: Sequence[str], log: Path, *, stop: int = signal.SIGTERM, **settings: str
+    command: Sequence[str], log: Path, stop: int = signal.SIGTERM, **settings: str
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `command` until the end of the block, its output going to `log`; leave nothing behind."""
     with log.open("ab") as output:
@@ -178,6 +185,7 @@ def background(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             yield process
@@ -189,6 +197,17 @@ def background(
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
+
+
+def left_behind(home: str) -> list[str]:
+    """Return the command lines of the processes whose PREFECT_HOME is `home`, where /proc tells."""
+    mark = f"PREFECT_HOME={home}".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+    return found
 
 
 @dataclass
@@ -264,18 +283,33 @@ class Api:
     """A Prefect server's API, as plain HTTP, for reading what it recorded."""
 
     url: str
+    auth: tuple[str, str] | None = None
 
     def get(self, path: str, **query: str) -> Any:
         """Return the JSON at `path`."""
-        response = requests.get(self.url + path, params=query, timeout=30)
+        response = requests.get(self.url + path, params=query, auth=self.auth, timeout=30)
         response.raise_for_status()
         return response.json()
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """Return the JSON that the POST answers."""
-        response = requests.post(self.url + path, json=body, timeout=30)
+        response = requests.post(self.url + path, json=body, auth=self.auth, timeout=30)
         response.raise_for_status()
         return response.json()
+
+    def find_deployment(self, name: str) -> dict[str, Any] | None:
+        """Return the deployment with this name, if there is one."""
+        url = f"{self.url}/deployments/name/{name}"
+        try:
+            response = requests.get(url, auth=self.auth, timeout=30)
+        except requests.ConnectionError:
+            return None
+        return dict(response.json()) if response.ok else None
+
+    def is_ready(self, name: str) -> bool:
+        """Return whether somebody serves the deployment with this name."""
+        found = self.find_deployment(name)
+        return bool(found and found["status"] == "READY" and not found["paused"])
 
     def flow_run(self, flow_run_id: str) -> "FlowRun":
         """Return the flow run with what was recorded of it so far."""
@@ -449,3 +483,39 @@ def assert_delays(task_run: TaskRun, seconds: list[float], message: str) -> None
     assert [round(delay, 1) for delay in delays] == [round(delay, 1) for delay in seconds], (
         f"{task_run.task} waited {delays} s between its attempts, not {seconds}; {message}"
     )
+
+
+@dataclass
+class Served:
+    """A flow that a process serves: its deployment, the API, and the process itself."""
+
+    api: Api
+    deployment: dict[str, Any]
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@contextmanager
+def served_flow(
+    api: Api, script: Path, folder: Path, *options: str, configured: bool = True, **settings: str
+) -> Iterator[Served]:
+    """Run lesson 09, `script`, during the block, once its deployment is ready.
+
+    It is told of the API by PREFECT_API_URL, or has to find it itself if not `configured`.
+    """
+    log = folder / "serve.log"
+    if configured:
+        settings["PREFECT_API_URL"] = api.url
+    name = "user-flow/user-deployment"
+    command = [sys.executable, str(script), *options]
+    with background(command, log, signal.SIGTERM, **settings) as process:
+
+        def check() -> bool:
+            assert process.poll() is None, f"serving ended: {log.read_text()}; {read('09')}"
+            return api.is_ready(name)
+
+        idea = f"{name} is served, by .serve() and under this name; {read('09')}"
+        wait_until(idea, check, 60)
+        deployment = api.find_deployment(name)
+        assert deployment
+        yield Served(api, deployment, process, log)

@@ -1,0 +1,238 @@
+"""Lesson 09: `.serve()` makes a deployment, and a process that runs it when asked."""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import requests
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from stub import Answer, stub
+from support import (
+    STORY,
+    Api,
+    FlowRun,
+    assert_one_line,
+    background,
+    changed_copy,
+    free_port,
+    left_behind,
+    parse_time,
+    read,
+    run_script,
+    script_path,
+    served_flow,
+    told,
+    wait_until,
+)
+
+SCALE = 1.0
+READ = read("09")
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to send")
+
+
+@dataclass
+class Evidence:
+    """What was seen of a served flow from its start to its end."""
+
+    url: str
+    deployment: dict[str, Any]
+    scheduled: list[dict[str, Any]]
+    run: FlowRun
+    records: list[tuple[int, str, str | None]]
+    web_page: str
+    output: str
+    farewell: str
+    exit_code: int
+    left: list[str]
+    second_output: str
+    second_exit_code: int
+    second_paused: bool
+    server_after_second: bool
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    """Serve the flow on a server that lesson 09 starts itself, watch it, and end it by Ctrl-C."""
+    folder = tmp_path_factory.mktemp("evidence")
+    home = str(folder / "home")
+    script, port = script_path("09"), str(free_port())
+    copy = changed_copy(script, folder, ("USER_SECONDS = 1", "USER_SECONDS = 0.1"), ("4200", port))
+    api = Api(f"http://127.0.0.1:{port}/api")
+    options = ("--interval", "60")
+    with served_flow(api, copy, folder, *options, configured=False, PREFECT_HOME=home) as it:
+        trigger = f"/deployments/{it.deployment['id']}/create_flow_run"
+        flow_run = api.post(trigger, {"parameters": {"user_id": 102}})
+        second = folder / "second"
+        second.mkdir()
+        other = changed_copy(copy, second, ('"user-deployment"', '"second-deployment"'))
+        with background([sys.executable, str(other)], second / "log", PREFECT_HOME=home) as process:
+            name = "user-flow/second-deployment"
+            wait_until("the second flow is served", lambda: api.is_ready(name), 30)
+            process.send_signal(signal.SIGTERM)
+            second_exit_code = process.wait(30)
+        second_deployment = api.find_deployment(name)
+        server_after_second = api.find_deployment("user-flow/user-deployment") is not None
+        run = api.ended(flow_run["id"])
+        auto = {"deployments": {"id": {"any_": [it.deployment["id"]]}}}
+        scheduled = wait_until(
+            f"--interval schedules runs; {READ}",
+            lambda: [run for run in api.flow_runs(**auto) if run["auto_scheduled"]],
+        )
+        records = wait_until("the server recorded the logs", run.logs)
+        web_page = requests.get(f"http://127.0.0.1:{port}/", timeout=10).text
+        output = it.log.read_text()
+        os.killpg(it.process.pid, signal.SIGINT)  # as a terminal does
+        exit_code = it.process.wait(30)
+    return Evidence(
+        url=f"http://127.0.0.1:{port}",
+        deployment=it.deployment,
+        scheduled=scheduled,
+        run=run,
+        records=records,
+        web_page=web_page,
+        output=output,
+        farewell=it.log.read_text().removeprefix(output),
+        exit_code=exit_code,
+        left=left_behind(home),
+        second_output=(second / "log").read_text(),
+        second_exit_code=second_exit_code,
+        second_paused=bool(second_deployment and second_deployment["paused"]),
+        server_after_second=server_after_second,
+    )
+
+
+@POSIX
+def test_it_serves_a_deployment_with_the_flows_parameters(evidence: Evidence) -> None:
+    deployment = evidence.deployment
+    assert deployment["name"] == "user-deployment", f"the deployment has another name; {READ}"
+    assert deployment["entrypoint"].endswith("09_user_flow.py:user_flow"), READ
+    assert deployment["parameter_openapi_schema"]["properties"]["user_id"] == {
+        "default": 101,
+        "position": 0,
+        "title": "user_id",
+        "type": "integer",
+    }, f"the flow's parameter is not user_id: int = 101; {READ}"
+    assert deployment["status"] == "READY", f"nothing polls for it; {READ}"
+
+
+@POSIX
+def test_a_trigger_runs_the_flow_with_its_parameters(evidence: Evidence) -> None:
+    run = evidence.run
+    assert run.state == "Completed", f"the triggered run is {run.state}; {READ}"
+    assert run.data["parameters"] == {"user_id": 102}, f"the parameters got lost; {READ}"
+    assert evidence.records == [(20, "User 102 is Alan Turing", None)], (
+        f"the served flow logs something else; {READ}"
+    )
+
+
+@POSIX
+def test_the_interval_schedules_runs(evidence: Evidence) -> None:
+    (schedule,) = evidence.deployment["schedules"]
+    assert schedule["schedule"]["interval"] == 60, f"--interval 60 is not the schedule; {READ}"
+    times = sorted(parse_time(run["expected_start_time"]) for run in evidence.scheduled)
+    gaps = {(second - first).total_seconds() for first, second in pairwise(times)}
+    assert gaps <= {60}, f"the runs are not 60 s apart but {gaps}; {READ}"
+
+
+@POSIX
+def test_it_says_where_it_serves_and_what_to_do_next(evidence: Evidence) -> None:
+    assert evidence.output.splitlines()[:5] == [
+        f"Serving user-flow/user-deployment at {evidence.url}/api, web page {evidence.url}",
+        "Next, in another terminal:",
+        "  python 11_get_deployment_id_by_name.py",
+        '  python 10_trigger_deployment_by_id.py "$(python 11_get_deployment_id_by_name.py)"',
+        "  python 12_trigger_deployment_by_id_name_lookup.py",
+    ], f"it does not say where it serves and what to do next; {READ}"
+
+
+@POSIX
+def test_it_starts_a_server_with_the_web_page(evidence: Evidence) -> None:
+    assert "<html" in evidence.web_page.lower(), f"there is no web page; {READ}"
+
+
+@POSIX
+def test_a_running_server_is_used_and_left_running(evidence: Evidence) -> None:
+    assert f"at {evidence.url}/api" in evidence.second_output, f"it serves elsewhere; {READ}"
+    assert evidence.server_after_second, f"it stopped a server that it did not start; {READ}"
+
+
+@POSIX
+def test_sigterm_pauses_the_deployment_and_exits_with_0(evidence: Evidence) -> None:
+    assert evidence.second_exit_code == 0, f"{evidence.second_output}; {READ}"
+    assert evidence.second_paused, f"the deployment still takes runs that nobody serves; {READ}"
+
+
+@POSIX
+def test_ctrl_c_pauses_the_deployment_and_leaves_no_process(evidence: Evidence) -> None:
+    ended = f"exit {evidence.exit_code}: {evidence.farewell}"
+    assert evidence.exit_code == 0, f"Ctrl-C is no failure, but {ended}; {READ}"
+    assert "All deployments have been paused!" in evidence.farewell, (
+        f"the server stopped before the deployment was paused; {READ}"
+    )
+    assert "Traceback" not in evidence.farewell, f"Ctrl-C is no error; {READ}"
+    assert evidence.left == [], f"processes are left behind; {READ}"
+    port = int(evidence.url.rsplit(":", 1)[1])
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, f"the server still runs; {READ}"
+
+
+def test_a_bad_interval_is_one_clear_line(path: Path) -> None:
+    hint = "--interval takes a number of seconds above 0, such as 60, not 'soon'"
+    assert_one_line(run_script(path, "--interval", "soon"), hint)
+
+
+@pytest.mark.parametrize("interval", ["0", "-1", "nan", "inf", ""])
+def test_no_other_interval_is_accepted(lesson: ModuleType, interval: str) -> None:
+    with pytest.raises(SystemExit, match=f"seconds above 0, such as 60, not '{interval}'"):
+        lesson.seconds(interval)
+    assert lesson.seconds("0.5") == 0.5, f"half a second is an interval; {READ}"
+
+
+@pytest.fixture
+def refusal(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """Return a function that runs the lesson, which must end, and returns what it says."""
+    monkeypatch.setattr(sys, "argv", ["09_user_flow.py"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def refusal() -> str:
+        with pytest.raises(SystemExit) as end:
+            lesson.main()
+        return str(end.value)
+
+    return refusal
+
+
+def test_a_configured_server_that_does_not_answer_is_one_clear_line(
+    refusal: Callable[[], str],
+) -> None:
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):
+        line = refusal()
+    assert line == (
+        "No Prefect server answers at http://127.0.0.1:1/api: start it, or unset PREFECT_API_URL"
+    ), READ
+
+
+def test_a_web_page_is_no_prefect_server(refusal: Callable[[], str]) -> None:
+    page = Answer(200, "<html>", {"Content-Type": "text/html"})
+    with stub(lambda _: page) as server, temporary_settings({PREFECT_API_URL: server.api_url}):
+        line = refusal()
+    assert line.startswith(f"No Prefect server answers at {server.api_url}"), READ
+
+
+def test_a_port_taken_by_another_program_is_one_clear_line(path: Path, tmp_path: Path) -> None:
+    with stub(lambda _: Answer(404, "nothing here")) as server:
+        port = server.url.rsplit(":", 1)[1]
+        result = run_script(changed_copy(path, tmp_path, ("4200", port)))
+    assert_one_line(result, f"No server on port {port}: taken by another program?")
+
+
+def test_the_story_is_the_common_one(path: Path) -> None:
+    assert told(path) == {name: STORY[name] for name in ("USER_SECONDS", "USERS")}, READ
