@@ -1,0 +1,196 @@
+"""The console transcripts of LEARNINGS.md: what each command prints, from real runs.
+
+python tests/transcripts.py rewrites every transcript that is not what its command prints today.
+"""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support import ROOT, Api, background, clean_environment, script_path, server, wait_until
+
+PAGE = ROOT / "LEARNINGS.md"
+LOCAL = "http://127.0.0.1:4200"
+SERVE = f"python {script_path('09').name}"
+
+# A transcript: one command, and what it prints with a server running; or, marked so, without.
+FENCE = re.compile(
+    r"^```console(?P<mark> no-server)?\n\$ (?P<command>.+)\n(?P<output>[^`]*)^```$", re.MULTILINE
+)
+
+# What differs from run to run, and what stands for it when two outputs are compared.
+CHANGING = (
+    (r"(?m)^.*EventsWorker - Still processing items.*\n", ""),
+    (r"\b\d\d:\d\d:\d\d(\.\d{3})?", "TIME"),
+    (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "ID"),
+    (r"127\.0\.0\.1:\d+", "SERVER"),
+    (r"([Ff]low run ')[a-z]+(-[a-z]+)+'", r"\1NAME'"),
+    (r"(?m)((Scheduled:?|under this key:) )[a-z]+(-[a-z]+)+$", r"\1NAME"),
+    (r"(Task run '\w+-)[0-9a-f]{3}'", r"\1ID'"),
+    # A busy machine adds to the decimal, never to the whole seconds.
+    (r"\b(\d+)\.\d s\b", r"\1 s"),
+)
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """A command, and what the page says that it prints."""
+
+    command: str
+    output: str
+    has_server: bool
+    line: int
+
+    @property
+    def is_of_served_flow(self) -> bool:
+        """Whether it is one of lessons 09 to 12, which talk to each other."""
+        return re.search(r"python (09|1\d)_", self.command) is not None
+
+
+def read_transcripts(text: str) -> list[Transcript]:
+    """Return the transcripts of the page, in order."""
+    return [
+        Transcript(
+            found["command"],
+            found["output"],
+            has_server=found["mark"] is None,
+            line=text.count("\n", 0, found.start()) + 1,
+        )
+        for found in FENCE.finditer(text)
+    ]
+
+
+def normalised(output: str) -> str:
+    """Return the output with what differs from run to run taken out."""
+    for pattern, replacement in CHANGING:
+        output = re.sub(pattern, replacement, output)
+    return "".join(f"{line.rstrip()}\n" for line in output.splitlines())
+
+
+def run_command(command: str, api_url: str | None, home: Path) -> str:
+    """Return what the command prints, stdout and stderr as they come, with port 4200 in it."""
+    settings = {
+        "PREFECT_HOME": str(home),
+        "PYTHONUNBUFFERED": "1",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    }
+    site = LOCAL
+    if api_url:
+        settings["PREFECT_API_URL"] = api_url
+        site = api_url.removesuffix("/api")
+    inner = re.compile(r"\$\((.+?)\)")
+    command = inner.sub(lambda found: run_command(found[1], api_url, home).strip(), command)
+    python, *words = shlex.split(command.replace(LOCAL, site))
+    assert python == "python", f"a transcript runs a lesson, not {command!r}"
+    done = subprocess.run(
+        [sys.executable, *words],
+        check=False,
+        cwd=ROOT,
+        env=clean_environment(**settings),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        timeout=180,
+    )
+    return done.stdout.replace(site, LOCAL)
+
+
+def run_served(transcripts: list[Transcript], api: Api, home: Path) -> dict[Transcript, str]:
+    """Return what lessons 09 to 12 print: 09 serves while the others run, then gets Ctrl-C."""
+    outputs: dict[Transcript, str] = {}
+    log = home / "09.log"
+    settings: dict[str, Any] = {"PREFECT_API_URL": api.url, "PREFECT_HOME": str(home)}
+    command = [sys.executable, script_path("09").name]
+
+    def all_ended() -> bool:
+        ended = re.findall(r"Flow run '.*' - Finished in state", log.read_text(encoding="utf-8"))
+        deployed = {"deployments": {"name": {"any_": ["user-deployment"]}}}
+        return len(ended) == len(api.flow_runs(**deployed))
+
+    def is_ready() -> bool:
+        deployment = api.find_deployment("user-flow/user-deployment")
+        return deployment is not None and deployment["status"] == "READY"
+
+    with background(command, log, stop=signal.SIGINT, **settings) as process:
+        wait_until("lesson 09 serves its flow", is_ready, 60)
+        for transcript in transcripts:
+            if transcript.command != SERVE:
+                outputs[transcript] = run_command(transcript.command, api.url, home)
+                wait_until("the triggered flow run ends", all_ended, 60)
+    assert process.returncode == 0, log.read_text(encoding="utf-8")
+    site = api.url.removesuffix("/api")
+    for transcript in transcripts:
+        if transcript.command == SERVE:
+            outputs[transcript] = log.read_text(encoding="utf-8").replace(site, LOCAL)
+    return outputs
+
+
+@dataclass
+class Recording:
+    """The runs of all transcripts, under way on a server of their own."""
+
+    api: Api
+    runs: dict[Transcript, "Future[str]"]
+    served: "Future[dict[Transcript, str]]"
+
+    def output(self, transcript: Transcript) -> str:
+        """Return what the command of the transcript printed, when it has ended."""
+        if transcript.is_of_served_flow:
+            return self.served.result()[transcript]
+        return self.runs[transcript].result()
+
+
+@contextmanager
+def recording(transcripts: list[Transcript]) -> Iterator[Recording]:
+    """Run the commands of the transcripts, several at a time: most of them sleep."""
+    lessons = [transcript for transcript in transcripts if not transcript.is_of_served_flow]
+    served = [transcript for transcript in transcripts if transcript.is_of_served_flow]
+    with server() as running, ThreadPoolExecutor(6) as pool:
+        api = Api(running.api_url)
+        served_runs = pool.submit(run_served, served, api, running.home)
+        runs = {
+            # The later lessons take longest, so they go first.
+            lesson: pool.submit(
+                run_command, lesson.command, api.url if lesson.has_server else None, running.home
+            )
+            for lesson in reversed(lessons)
+        }
+        yield Recording(api, runs, served_runs)
+
+
+def main() -> None:
+    """Rewrite the transcripts that differ from what is printed now."""
+    environment = clean_environment()
+    os.environ.clear()
+    os.environ.update(environment)
+    text = PAGE.read_text(encoding="utf-8")
+    transcripts = read_transcripts(text)
+    with recording(transcripts) as recorded:
+        outputs = [recorded.output(transcript) for transcript in transcripts]
+    noise, nothing = CHANGING[0]
+    renewed = iter(zip(transcripts, outputs, strict=True))
+
+    def renew(fence: re.Match[str]) -> str:
+        transcript, output = next(renewed)
+        if normalised(output) == normalised(transcript.output):
+            return fence[0]
+        print(f"Rewritten: {transcript.command}")
+        head = fence[0].partition("\n")[0]
+        return f"{head}\n$ {transcript.command}\n{re.sub(noise, nothing, output)}```"
+
+    PAGE.write_text(FENCE.sub(renew, text), encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main()
