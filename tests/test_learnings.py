@@ -1,0 +1,490 @@
+"""LEARNINGS.md: everything that it shows and states is compared with what really happens."""
+
+import builtins
+import contextvars
+import logging
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from markdown_it import MarkdownIt
+from prefect import tags
+from prefect.settings.models.runner import RunnerSettings
+from pytest_markdown_docs.plugin import extract_fence_tests
+from support import (
+    ROOT,
+    SCRIPTS,
+    Api,
+    FlowRun,
+    Served,
+    TaskRun,
+    changed_copy,
+    load_lesson,
+    parse_time,
+    script_path,
+    wait_until,
+)
+from transcripts import (
+    LOCAL,
+    PAGE,
+    Recording,
+    Transcript,
+    normalised,
+    read_transcripts,
+    recording,
+)
+
+TEXT = PAGE.read_text(encoding="utf-8")
+TRANSCRIPTS = read_transcripts(TEXT)
+
+# How much more than the work a transcript on the page may show; the page states this, too.
+TOLERANCE = 0.9
+
+SECTIONS = {
+    heading: body for heading, body in re.findall(r"(?ms)^## (\S+\.py)$(.*?)(?=^## )", TEXT)
+}
+
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+def map_rows() -> dict[str, int]:
+    """Return the seconds of every script, as the map at the start of the page has them."""
+    rows = re.findall(r"(?m)^\| \[(\S+\.py)\]\((\S+\.py)\) \|.*\| (\d+) \|$", TEXT)
+    assert all(name == link for name, link, _ in rows), "a row of the map links another script"
+    return {name: int(seconds) for name, _, seconds in rows}
+
+
+def constants(source: str) -> dict[str, int]:
+    """Return how many seconds each task of the script takes, as its constants say."""
+    named = dict(re.findall(r"(?m)^([A-Z]+)_SECONDS = (\d+)", source))
+    tasks = {
+        "fetch_user_info": "USER",
+        "fetch_account_balance": "BALANCE",
+        "fetch_recent_activity": "ACTIVITY",
+        "predict_churn": "PREDICTION",
+        "send_notification": "NOTIFICATION",
+    }
+    return {task: int(named.get(name, 0)) for task, name in tasks.items()}
+
+
+def delays(step: TaskRun) -> list[int]:
+    """Return the seconds that the task run waited before each further attempt, as declared."""
+    states = step.api.get("/task_run_states/", task_run_id=step.data["id"])
+    return [
+        round(
+            (
+                parse_time(state["state_details"]["scheduled_time"])
+                - parse_time(state["timestamp"])
+            ).total_seconds()
+        )
+        for state in states
+        if state["name"] == "AwaitingRetry"
+    ]
+
+
+def timeline(run: FlowRun, source: str) -> dict[str, tuple[int, int]]:
+    """Return when each task run started and ended, in seconds, on a machine of infinite speed.
+
+    What ran before what, how often and with which delays is as recorded; how long an attempt takes
+    is as the script's constants say. A busy machine adds to the clock, but nothing to this.
+    """
+    ends: dict[str, tuple[int, int]] = {}
+    steps = run.task_runs()
+    for step in steps:
+        before = [ends[other.task][1] for other in steps if other.end <= step.start]
+        start = max(before, default=0)
+        took = constants(source).get(step.task, 0) * step.attempts + sum(delays(step))
+        ends[step.task] = (start, start + took)
+    return ends
+
+
+def work_seconds(run: FlowRun, source: str) -> int:
+    """Return the length of the run's timeline; the clock must have shown as much, or more."""
+    steps = run.task_runs()
+    if not steps:
+        return 0
+    seconds = max(end for _, end in timeline(run, source).values())
+    clock = (max(step.end for step in steps) - steps[0].start).total_seconds()
+    assert clock >= seconds - 0.05, f"{run.flow_name} was done after {clock} s, not {seconds} s"
+    return seconds
+
+
+# --- what the page consists of ---------------------------------------------------------------
+
+
+def test_every_script_has_its_section_and_its_row_in_order() -> None:
+    assert list(SECTIONS) == SCRIPTS, "the sections of LEARNINGS.md are not the scripts, in order"
+    assert list(map_rows()) == SCRIPTS, "the rows of the map are not the scripts, in order"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_section_has_its_parts(script: str) -> None:
+    section = SECTIONS[script]
+    for part in ("**Key learnings**", "**Run it**", "**Watch out:**", "\nMore: "):
+        assert part in section, f"{script} has no part {part.strip()!r}"
+    assert section.count("**Try it: ") in (2, 3), f"{script} has not two or three things to try"
+    assert f"$ python {script}" in section, f"{script} has no transcript of itself"
+
+
+# --- transcripts -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded(attempts: "dict[Attempt, Future[Observed]]") -> Iterator[Recording]:
+    """Return the runs of all transcripts, under way together with the things to try."""
+    with recording(TRANSCRIPTS) as running:
+        yield running
+
+
+def shown(script: str) -> Transcript:
+    """Return the last transcript of the script's section that runs the script by itself."""
+    body = SECTIONS[script]
+    found = [
+        transcript
+        for transcript in read_transcripts(body)
+        if transcript.command.startswith(f"python {script}") and transcript.has_server
+    ]
+    return next(
+        transcript
+        for transcript in TRANSCRIPTS
+        if (transcript.command, transcript.output, transcript.has_server)
+        == (found[0].command, found[0].output, True)
+    )
+
+
+def recorded_runs(recorded: Recording, script: str) -> list[FlowRun]:
+    """Return the flow runs whose pages the script's transcript shows."""
+    output = recorded.output(shown(script))
+    return [recorded.api.ended(run) for run in re.findall(r"/runs/flow-run/(\S+)", output)]
+
+
+@pytest.mark.parametrize("transcript", TRANSCRIPTS, ids=lambda it: f"{it.line}-{it.command}")
+def test_a_transcript_is_what_the_command_prints(
+    transcript: Transcript, recorded: Recording
+) -> None:
+    assert normalised(transcript.output) == normalised(recorded.output(transcript)), (
+        f"LEARNINGS.md, line {transcript.line}, shows something else than {transcript.command!r} "
+        "prints: python tests/transcripts.py rewrites it"
+    )
+
+
+def test_no_transcript_is_left_out() -> None:
+    assert TEXT.count("```console") == len(TRANSCRIPTS), "a console block is not one command"
+
+
+# --- numbers ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_seconds_in_the_map_are_those_of_the_recorded_run(
+    script: str, recorded: Recording
+) -> None:
+    own = script if script < "10" else script_path("09").name
+    source = (ROOT / own).read_text(encoding="utf-8")
+    runs = recorded_runs(recorded, script)
+    measured = max((work_seconds(run, source) for run in runs), default=0)
+    stated = map_rows()[script]
+    assert measured == stated, f"the map says {stated} s for {script}, it was {measured} s"
+    for told in re.findall(r"\b(\d+\.\d) s\b", shown(script).output):
+        assert stated <= float(told) <= stated + TOLERANCE, (
+            f"the transcript of {script} shows {told} s, the map says {stated} s: "
+            "make the transcript on a quiet machine"
+        )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_seconds_in_a_section_are_those_of_the_map(script: str) -> None:
+    section = re.sub(r"(?ms)^Effect: .*?^Test: ", "", SECTIONS[script])
+    for seconds in re.findall(r"\*\*(\d+) s\*\*", section):
+        assert int(seconds) == map_rows()[script], f"{script} says {seconds} s, the map does not"
+
+
+def test_every_sum_is_right() -> None:
+    sums = re.findall(r"(\d+ s(?: \+ \d+ s)+)(?: =|\n=) \*\*(\d+) s\*\*", TEXT)
+    assert len(sums) == 4, "a sum of seconds on the page is not found"
+    for terms, total in sums:
+        assert sum(map(int, re.findall(r"\d+", terms))) == int(total), f"{terms} is not {total} s"
+    (told,) = re.findall(r"where (\d+ s is [\d s+\n]+) for", TEXT)
+    whole, *parts = map(int, re.findall(r"\d+", told))
+    assert whole == sum(parts), f"{parts} is not {whole} s"
+
+
+def test_the_stated_defaults_are_those_in_force() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    default = RunnerSettings.model_fields["poll_frequency"].default
+    assert f"every {default} s by default" in TEXT, f"Prefect's default is {default} s"
+    (ours,) = re.findall(r"(?m)^poll_frequency = (\d+)", project)
+    assert f"`pyproject.toml` makes that {ours} s" in TEXT, f"pyproject.toml says {ours} s"
+    assert f"at most {TOLERANCE} s more" in TEXT, f"the tolerance is {TOLERANCE} s"
+    lesson = vars(load_lesson(script_path("05")))
+    total = sum(value for name, value in lesson.items() if name.endswith("_SECONDS"))
+    assert f"sum of all four tasks would be {total} s" in TEXT, f"the sum is {total} s"
+
+
+# --- pictures --------------------------------------------------------------------------------
+
+
+def charts(script: str) -> dict[str, list[tuple[str, int, int]]]:
+    """Return the bars of the section's timeline by heading: name, start and end in seconds."""
+    (chart,) = re.findall(r"(?s)```mermaid\ngantt\n(.*?)```", SECTIONS[script])
+    found: dict[str, list[tuple[str, int, int]]] = {}
+    for line in chart.splitlines():
+        if heading := re.fullmatch(r" +section (.+)", line):
+            bars = found.setdefault(heading[1], [])
+        elif bar := re.fullmatch(r" +(.+?) +:(?:\w+, )?(\d+), (\d+)", line):
+            bars.append((bar[1], int(bar[2]), int(bar[3])))
+    return found
+
+
+def test_the_three_timelines_are_those_of_the_recorded_runs(recorded: Recording) -> None:
+    timelines = charts("03_sync_demo.py")
+    assert [heading[:2] for heading in timelines] == ["03", "04", "05"]
+    for heading, bars in timelines.items():
+        (run,) = recorded_runs(recorded, script_path(heading[:2]).name)
+        real = timeline(run, script_path(heading[:2]).read_text(encoding="utf-8"))
+        assert {name: (start, end) for name, start, end in bars} == real, (
+            f"the timeline {heading!r} is not the recorded one"
+        )
+
+
+def test_the_attempts_are_those_of_lesson_06(recorded: Recording) -> None:
+    ((_, bars),) = charts("06_retry_logic.py").items()
+    (run,) = recorded_runs(recorded, "06_retry_logic.py")
+    (step,) = run.task_runs()
+    source = (ROOT / "06_retry_logic.py").read_text(encoding="utf-8")
+    moments, now = [0], 0
+    for delay in [*delays(step), 0]:
+        now += constants(source)["fetch_user_info"]
+        moments += [now, now + delay] if delay else [now]
+        now += delay
+    drawn = [start for _, start, _ in bars] + [bars[-1][2]]
+    assert drawn == moments, "the attempts in the picture are not those of the recorded run"
+    names = [name for name, _, _ in bars if name == "AwaitingRetry"]
+    assert len(names) == len(delays(step)), "a delay between two attempts is missing"
+
+
+def test_the_graph_of_lesson_08_is_the_recorded_one(recorded: Recording) -> None:
+    section = SECTIONS["08_sync_async_retry_logger.py"]
+    (run,) = recorded_runs(recorded, "08_sync_async_retry_logger.py")
+    drawn = set(re.findall(r"(?m)^ +(\w+) --> (\w+)$", section))
+    assert drawn == run.edges(), "the arrows in the picture are not those of the recorded run"
+
+
+# --- Python blocks ---------------------------------------------------------------------------
+
+BLOCKS = [
+    block
+    for page in (PAGE, ROOT / "README.md")
+    for block in extract_fence_tests(
+        MarkdownIt(config="commonmark"), page.read_text(encoding="utf-8"), 0, page
+    )
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda it: f"{it.source_path.name}-{it.start_line}")
+def test_a_python_block_runs(block: Any, api: Api, request: pytest.FixtureRequest) -> None:
+    source = block.source
+    if LOCAL in source:
+        served: Served = request.getfixturevalue("served")
+        source = source.replace(f"{LOCAL}/api", served.api.url)
+    for attempt in range(3):
+        try:
+            run_block(source.replace("learnings-1", str(uuid.uuid4())), block)
+        except (AssertionError, KeyError):
+            # The things to try keep the server's SQLite busy: a plain request may get a 503.
+            if attempt == 2 or LOCAL not in block.source:
+                raise
+        else:
+            break
+
+
+def run_block(source: str, block: Any) -> None:
+    """Run a block as a module of its own."""
+    exec(compile(source, str(block.source_path), "exec"), {"__name__": "block"})  # noqa: S102
+
+
+def test_a_parameter_that_the_flow_does_not_have_crashes_the_run(served: Served) -> None:
+    path = f"/deployments/{served.deployment['id']}/create_flow_run"
+    body = {"parameters": {"userid": 102}, "idempotency_key": str(uuid.uuid4())}
+
+    def post() -> Any:
+        with suppress(requests.HTTPError):  # 503: the things to try keep SQLite busy
+            return served.api.post(path, body)
+
+    run = wait_until("the server accepts the trigger", post)
+    state = served.api.ended(run["id"]).data["state"]
+    assert state["type"] == "CRASHED", f"the run is {state['name']}; the page says that it crashes"
+
+
+# --- things to try ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A change that the page proposes, what it says will happen, and which test tells."""
+
+    script: str
+    title: str
+    changes: tuple[tuple[str, str], ...]
+    effect: str
+    test: str
+
+
+@dataclass
+class Observed:
+    """What happened after a change: the printed lines, and the flow run if there was one."""
+
+    api: Api
+    source: str
+    label: str
+    lines: list[str] = field(default_factory=list)
+
+    def runs(self) -> list[FlowRun]:
+        """Return the flow run, if there was one."""
+        found = self.api.flow_runs(flow_runs={"tags": {"all_": [self.label]}})
+        # A busy server may have made a second one, which stays pending, for a repeated request.
+        return [FlowRun(self.api, run) for run in found if run["state"]["type"] in FINAL]
+
+    def text(self) -> str:
+        """Return all that was printed or logged, one record a line, its level first."""
+        records = [
+            f"{logging.getLevelName(level)} {message}"
+            for run in self.runs()
+            for level, message, _ in run.logs(prefect=True)
+        ]
+        return "\n".join(self.lines + records)
+
+    def seconds(self) -> int:
+        """Return how long the work took, once all of it is recorded."""
+        (run,) = self.runs()
+        wait_until(
+            "the task runs have ended",
+            lambda: all(step.data["state"]["type"] in FINAL for step in run.task_runs()),
+        )
+        return work_seconds(run, self.source)
+
+
+def parts_to_try() -> Iterator[tuple[str, str, str]]:
+    """Yield the script, the title and the text of everything that the page says to try."""
+    for script, section in SECTIONS.items():
+        for part in section.split("**Try it: ")[1:]:
+            title, _, rest = part.partition("**")
+            yield script, title, re.split(r"(?m)^\*\*", rest)[0]
+
+
+def lines_of(diff: str, sign: str) -> str:
+    """Return the lines of a diff that begin with the sign."""
+    return "".join(f"{line[1:]}\n" for line in diff.splitlines() if line.startswith(sign))
+
+
+def read_attempts() -> Iterator[Attempt]:
+    """Yield every change of a script that the page proposes."""
+    for script, title, part in parts_to_try():
+        diffs = re.findall(r"(?s)```diff\n(.*?)```", part)
+        told = re.search(r"(?s)\nEffect: (.*?)\nTest: (.*?)(?:\n\n|$)", part)
+        if diffs:
+            assert told, f"{script}: {title!r} has no effect, or no test"
+            changes = tuple((lines_of(diff, "-"), lines_of(diff, "+")) for diff in diffs)
+            yield Attempt(script, title, changes, told[1], told[2])
+
+
+ATTEMPTS = list(read_attempts())
+
+
+def stated_seconds(attempt: Attempt) -> list[int]:
+    """Return the seconds of work that the effect states."""
+    return [int(seconds) for seconds in re.findall(r"\*\*(\d+) s\*\*", attempt.effect)]
+
+
+def run_attempt(attempt: Attempt, api: Api, folder: Path) -> Observed:
+    """Apply the change to a copy, run the copy as a script, and return what happened."""
+    folder.mkdir(exist_ok=True)
+    copy = changed_copy(ROOT / attempt.script, folder, *attempt.changes)
+    source = copy.read_text(encoding="utf-8")
+    observed = Observed(api, source, f"{attempt.script} {attempt.title} {time.monotonic()}")
+
+    def record(*values: Any, **options: Any) -> None:
+        observed.lines.append(" ".join(map(str, values)))
+        builtins.print(*values, **options)
+
+    code = compile(source, str(copy), "exec")
+    with tags(observed.label):
+        try:
+            exec(code, {"__name__": "__main__", "__file__": str(copy), "print": record})  # noqa: S102
+        except Exception as error:  # noqa: BLE001 - whatever the changed script raises
+            observed.lines.append(f"{type(error).__name__}: {error}")
+    return observed
+
+
+@pytest.fixture(scope="module")
+def attempts(
+    api: Api, tmp_path_factory: pytest.TempPathFactory
+) -> "Iterator[dict[Attempt, Future[Observed]]]":
+    """Return the runs of all changed scripts, under way in threads: nearly all of it is sleep."""
+    folder = tmp_path_factory.mktemp("attempts")
+    # No more at a time than SQLite stands, and the longest first.
+    by_length = sorted(ATTEMPTS, key=lambda it: max(stated_seconds(it), default=0), reverse=True)
+    with ThreadPoolExecutor(6) as pool:
+        yield {
+            attempt: pool.submit(
+                contextvars.copy_context().run, run_attempt, attempt, api, folder / str(number)
+            )
+            for number, attempt in enumerate(by_length)
+        }
+
+
+@pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda it: f"{it.script}-{it.title}")
+def test_a_change_has_the_effect_that_the_page_states(
+    attempt: Attempt, attempts: "dict[Attempt, Future[Observed]]"
+) -> None:
+    observed = attempts[attempt].result()
+    for stated in stated_seconds(attempt):
+        measured = observed.seconds()
+        assert measured == stated, (
+            f"{attempt.script}, {attempt.title!r}: the work took {measured} s, not {stated} s"
+        )
+    effects = [" ".join(effect.split()) for effect in re.findall(r"`([^`]+)`", attempt.effect)]
+
+    def has_all() -> bool:
+        time.sleep(0.3)  # on top of wait_until's pause: the server has enough to do
+        text = observed.text()
+        return all(effect in text for effect in effects)
+
+    with suppress(AssertionError):
+        wait_until("all records", has_all, 10)
+    for effect in effects:
+        assert effect in observed.text(), (
+            f"{attempt.script}, {attempt.title!r}: {effect!r} is not what happens, but this:\n"
+            f"{observed.text()}"
+        )
+    assert effects or "**" in attempt.effect, f"{attempt.title!r} states no effect to check"
+
+
+@pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda it: f"{it.script}-{it.title}")
+def test_the_test_that_tells_exists(attempt: Attempt) -> None:
+    tests = (ROOT / "tests" / f"test_{attempt.script}").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+)`", attempt.test)
+    assert named or "none fails" in attempt.test, f"{attempt.title!r} names no test"
+    for name in named:
+        assert f"def {name}(" in tests, f"tests/test_{attempt.script} has no {name}"
+
+
+def test_everything_to_try_is_tried() -> None:
+    tried = {(attempt.script, attempt.title) for attempt in ATTEMPTS}
+    for script, title, part in parts_to_try():
+        if (script, title) in tried or read_transcripts(part):
+            continue
+        # No change and no transcript: an option, which the test of the lesson itself passes.
+        tests = (ROOT / "tests" / f"test_{script}").read_text(encoding="utf-8")
+        told = re.search(r"`--(\w+) (\w+)`(?s:.*)\nTest: `(test_\w+)`", part)
+        assert told, f"{script}, {title!r} has no diff, no transcript and no test"
+        assert f'"--{told[1]}", "{told[2]}"' in tests, f"no test passes --{told[1]} {told[2]}"
+        assert f"def {told[3]}(" in tests, f"tests/test_{script} has no {told[3]}"
