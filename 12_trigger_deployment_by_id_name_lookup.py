@@ -55,8 +55,8 @@ def make_session(api_url: str) -> requests.Session:
         return request
 
     retry = Retry(
-        total=9,
-        read=4,
+        total=10,
+        read=5,
         status_forcelist=(429, 502, 503, 504),
         allowed_methods=("GET", "POST"),  # the idempotency key makes a second POST safe
         backoff_factor=BACKOFF_SECONDS,
