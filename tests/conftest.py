@@ -1,5 +1,6 @@
 """One Prefect server for the whole session, and nothing of the caller's Prefect or proxies."""
 
+import logging
 import os
 import runpy
 import tempfile
@@ -33,6 +34,9 @@ _environment = clean_environment(
 )
 os.environ.clear()
 os.environ.update(_environment)
+
+# Lesson 12 tries again on purpose; Prefect would show every attempt.
+logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 from prefect import Flow, Task, task  # noqa: E402
 from prefect.settings import (  # noqa: E402

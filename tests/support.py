@@ -190,13 +190,22 @@ def background(
         try:
             yield process
         finally:
-            if process.poll() is None:
-                process.send_signal(stop)
-                try:
-                    process.wait(15)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+            end(process, stop)
+
+
+def end(process: subprocess.Popen[bytes], stop: int = signal.SIGTERM) -> None:
+    """End a process that leads a session, and every process of it, by `stop` or else by force."""
+    if sys.platform == "win32":
+        process.kill()
+        process.wait()
+        return
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, stop)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(15)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def left_behind(home: str) -> list[str]:
@@ -234,6 +243,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            start_new_session=True,
         )
         log.close()
         wait_until("the server answers", self.is_up, 60)
@@ -249,13 +259,8 @@ class Server:
 
     def stop(self) -> None:
         """Stop it and wait for its end."""
-        if self.process and self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(15)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        if self.process:
+            end(self.process)
 
 
 @contextmanager
