@@ -109,23 +109,26 @@ def trigger_all(lesson: ModuleType, url: str, keys: list[str]) -> list[str]:
     return [failure for failure in from_threads(len(keys), trigger) if failure]
 
 
-@pytest.mark.parametrize("size", [40, pytest.param(200, marks=pytest.mark.full)])
+@pytest.mark.parametrize("size", [24, pytest.param(200, marks=pytest.mark.full)])
 def test_under_load_no_trigger_is_lost_and_none_doubled(
     lesson: ModuleType, served: Served, record_property: Callable[[str, object], None], size: int
 ) -> None:
     api, trigger = served.api, f"/deployments/{served.deployment['id']}/create_flow_run"
 
-    def plain(number: int) -> int:
+    def plain(number: int) -> str:
         body = {"parameters": {"user_id": 101}}
-        answer = requests.post(api.url + trigger, json=body, auth=api.auth, timeout=30)
-        return answer.status_code
+        try:
+            answer = requests.post(api.url + trigger, json=body, auth=api.auth, timeout=10)
+        except requests.RequestException as error:
+            return type(error).__name__
+        return str(answer.status_code)
 
     answers = Counter(from_threads(size, plain))
     keys = [str(uuid.uuid4()) for _ in range(size)]
     failures = trigger_all(lesson, api.url, keys)
     report = (
         f"{size} triggers from {THREADS} threads on SQLite: a plain requests.post lost "
-        f"{size - answers[201]} ({dict(answers)}), lesson 12 lost {len(failures)}"
+        f"{size - answers['201']} ({dict(answers)}), lesson 12 lost {len(failures)}"
     )
     record_property("load", report)
     print(report)
@@ -136,7 +139,7 @@ def test_under_load_no_trigger_is_lost_and_none_doubled(
 def test_a_server_restart_in_the_middle_loses_and_doubles_nothing(
     lesson: ModuleType, protected: Server, served: Served
 ) -> None:
-    keys = [str(uuid.uuid4()) for _ in range(48)]
+    keys = [str(uuid.uuid4()) for _ in range(32)]
     failures: list[str] = []
     load = threading.Thread(
         target=lambda: failures.extend(trigger_all(lesson, protected.api_url, keys))
