@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -280,8 +281,10 @@ def test_the_attempts_are_those_of_lesson_06(recorded: Recording) -> None:
         now += constants(source)["fetch_user_info"]
         moments += [now, now + delay] if delay else [now]
         now += delay
-    drawn = [start for _, start, _ in bars] + [bars[-1][2]]
-    assert drawn == moments, "the attempts in the picture are not those of the recorded run"
+    drawn = [(start, end) for _, start, end in bars]
+    assert drawn == list(pairwise(moments)), (
+        "the attempts in the picture are not those of the recorded run"
+    )
     names = [name for name, _, _ in bars if name == "AwaitingRetry"]
     assert len(names) == len(delays(step, source)), "a delay between two attempts is missing"
 
