@@ -20,6 +20,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
 USER_SECONDS = 1
 SERVER_START_SECONDS = 60
+RUN_LIMIT = 5  # flow runs at the same time, each a process; without it, all that are due
 LOCAL_API_URL = "http://127.0.0.1:4200/api"
 
 USERS = {101: "Ada Lovelace", 102: "Alan Turing", 103: "Grace Hopper"}
@@ -82,7 +83,9 @@ def serve(api_url: str, interval: float | None) -> None:
         print('  python 10_trigger_deployment_by_id.py "$(python 11_get_deployment_id_by_name.py)"')
         print("  python 12_trigger_deployment_by_id_name_lookup.py", flush=True)
         try:
-            user_flow.serve("user-deployment", interval=interval, print_starting_message=False)
+            user_flow.serve(
+                "user-deployment", interval=interval, limit=RUN_LIMIT, print_starting_message=False
+            )
         except PrefectHTTPStatusError as error:
             sys.exit(f"The server at {api_url} refused: {error.response.status_code}")
 

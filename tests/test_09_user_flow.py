@@ -234,5 +234,14 @@ def test_a_port_taken_by_another_program_is_one_clear_line(path: Path, tmp_path:
     assert_one_line(result, f"No server on port {port}: taken by another program?")
 
 
+def test_only_so_many_runs_start_at_once(
+    lesson: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: dict[str, Any] = {}
+    monkeypatch.setattr(lesson.user_flow, "serve", lambda *_, **options: served.update(options))
+    lesson.serve("http://127.0.0.1:1/api", None)
+    assert served["limit"] == 5, f"without a limit, all runs that are due start at once; {READ}"
+
+
 def test_the_story_is_the_common_one(path: Path) -> None:
     assert told(path) == {name: STORY[name] for name in ("USER_SECONDS", "USERS")}, READ
