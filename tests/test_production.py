@@ -56,16 +56,10 @@ def api(protected: Server) -> Api:
 def served(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Return lesson 09 serving on that server, and polling it."""
     folder = tmp_path_factory.mktemp("served")
-    seconds = ("USER_SECONDS = 1", "USER_SECONDS = 0.1")
-    script = changed_copy(script_path("09"), folder, seconds)
+    changes = (("USER_SECONDS = 1", "USER_SECONDS = 0.1"), ("RUN_LIMIT = 5", "RUN_LIMIT = 1"))
+    script = changed_copy(script_path("09"), folder, *changes)
     # One flow run at a time: hundreds are triggered here, and this is about triggering them.
-    with served_flow(
-        api,
-        script,
-        folder,
-        PREFECT_API_AUTH_STRING=LOGIN,
-        PREFECT_RUNNER_PROCESS_LIMIT="1",
-    ) as it:
+    with served_flow(api, script, folder, PREFECT_API_AUTH_STRING=LOGIN) as it:
         yield it
 
 
@@ -211,11 +205,11 @@ def test_a_killed_process_loses_no_queued_run(
 ) -> None:
     """The serving process is killed with one run running and two queued; then it serves again."""
     name = "user-flow/killed"
-    script = changed_copy(script_path("09"), tmp_path, ('"user-deployment"', '"killed"'))
+    changes = (('"user-deployment"', '"killed"'), ("RUN_LIMIT = 5", "RUN_LIMIT = 1"))
+    script = changed_copy(script_path("09"), tmp_path, *changes)
     settings = {
         "PREFECT_API_URL": api.url,
         "PREFECT_API_AUTH_STRING": LOGIN,
-        "PREFECT_RUNNER_PROCESS_LIMIT": "1",
     }
     command = [sys.executable, str(script)]
     triggers = ["101", "102", "103"]
