@@ -76,6 +76,10 @@ PIPELINE = {
 }
 
 
+# Clusters, workers and a database of their own: `pytest -m full` runs them.
+pytestmark = pytest.mark.full
+
+
 def part() -> str:
     """Return the part of the page."""
     return read_part(PAGE)
@@ -517,7 +521,6 @@ def test_eight_threads_lose_nothing_on_postgresql(story: Story, team: Team) -> N
     assert runs <= set(stored.split()), f"the runs are not in PostgreSQL; {READ}"
 
 
-@pytest.mark.full
 def test_runs_end_by_themselves_when_only_the_workers_process_dies(
     story: Story, team: Team
 ) -> None:
