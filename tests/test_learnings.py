@@ -444,6 +444,7 @@ def run_attempt(attempt: Attempt, api: Api, folder: Path) -> Observed:
     return observed
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda it: f"{it.script}-{it.title}")
 def test_a_change_has_the_effect_that_the_page_states(
     attempt: Attempt, api: Api, tmp_path: Path

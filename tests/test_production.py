@@ -103,51 +103,6 @@ def trigger_all(lesson: ModuleType, url: str, keys: list[str]) -> list[str]:
     return [failure for failure in from_threads(len(keys), trigger) if failure]
 
 
-@pytest.mark.parametrize("size", [24, pytest.param(200, marks=pytest.mark.full)])
-def test_under_load_no_trigger_is_lost_and_none_doubled(
-    lesson: ModuleType, served: Served, record_property: Callable[[str, object], None], size: int
-) -> None:
-    api, trigger = served.api, f"/deployments/{served.deployment['id']}/create_flow_run"
-
-    def plain(number: int) -> str:
-        body = {"parameters": {"user_id": 101}}
-        try:
-            answer = requests.post(api.url + trigger, json=body, auth=api.auth, timeout=10)
-        except requests.RequestException as error:
-            return type(error).__name__
-        return str(answer.status_code)
-
-    answers = Counter(from_threads(size, plain))
-    keys = [str(uuid.uuid4()) for _ in range(size)]
-    failures = trigger_all(lesson, api.url, keys)
-    report = (
-        f"{size} triggers from {THREADS} threads on SQLite: a plain requests.post lost "
-        f"{size - answers['201']} ({dict(answers)}), lesson 12 lost {len(failures)}"
-    )
-    record_property("load", report)
-    print(report)
-    assert failures == [], f"triggers were given up; {READ}"
-    assert runs_by_key(api, keys) == Counter(keys), f"not one run for each key; {READ}"
-
-
-def test_a_server_restart_in_the_middle_loses_and_doubles_nothing(
-    lesson: ModuleType, protected: Server, served: Served
-) -> None:
-    keys = [str(uuid.uuid4()) for _ in range(32)]
-    failures: list[str] = []
-    load = threading.Thread(
-        target=lambda: failures.extend(trigger_all(lesson, protected.api_url, keys))
-    )
-    load.start()
-    wait_until("the first triggers arrived", lambda: len(runs_by_key(served.api, keys)) >= 4)
-    protected.stop()
-    assert load.is_alive(), "the load ended before the server did: enlarge it"
-    protected.start()
-    load.join(120)
-    assert failures == [], f"triggers were given up while the server was away; {READ}"
-    assert runs_by_key(served.api, keys) == Counter(keys), f"not one run for each key; {READ}"
-
-
 def test_an_answer_that_gets_lost_does_not_trigger_twice(path: Path, served: Served) -> None:
     """A proxy passes every request on, and drops the first answer to the trigger."""
     key = str(uuid.uuid4())
@@ -200,6 +155,7 @@ def test_wrong_credentials_end_lesson_09_with_one_line(served: Served) -> None:
     assert result.stderr == f"The server at {served.api.url} refused: 401\n", read("09")
 
 
+@pytest.mark.full
 def test_a_killed_process_loses_no_queued_run(
     path: Path, protected: Server, api: Api, tmp_path: Path
 ) -> None:
@@ -234,3 +190,52 @@ def test_a_killed_process_loses_no_queued_run(
     assert states == {"Completed": 2, "Running": 1}, (
         f"observed {states}: what LEARNINGS.md says of the run that was running is not so; {READ}"
     )
+
+
+# The load comes last: SQLite needs a while to recover from it.
+
+
+@pytest.mark.parametrize("size", [24, pytest.param(200, marks=pytest.mark.full)])
+def test_under_load_no_trigger_is_lost_and_none_doubled(
+    lesson: ModuleType, served: Served, record_property: Callable[[str, object], None], size: int
+) -> None:
+    api, trigger = served.api, f"/deployments/{served.deployment['id']}/create_flow_run"
+
+    def plain(number: int) -> str:
+        body = {"parameters": {"user_id": 101}}
+        try:
+            answer = requests.post(api.url + trigger, json=body, auth=api.auth, timeout=10)
+        except requests.RequestException as error:
+            return type(error).__name__
+        return str(answer.status_code)
+
+    answers = Counter(from_threads(size, plain))
+    keys = [str(uuid.uuid4()) for _ in range(size)]
+    failures = trigger_all(lesson, api.url, keys)
+    report = (
+        f"{size} triggers from {THREADS} threads on SQLite: a plain requests.post lost "
+        f"{size - answers['201']} ({dict(answers)}), lesson 12 lost {len(failures)}"
+    )
+    record_property("load", report)
+    print(report)
+    assert failures == [], f"triggers were given up; {READ}"
+    assert runs_by_key(api, keys) == Counter(keys), f"not one run for each key; {READ}"
+
+
+@pytest.mark.full
+def test_a_server_restart_in_the_middle_loses_and_doubles_nothing(
+    lesson: ModuleType, protected: Server, served: Served
+) -> None:
+    keys = [str(uuid.uuid4()) for _ in range(32)]
+    failures: list[str] = []
+    load = threading.Thread(
+        target=lambda: failures.extend(trigger_all(lesson, protected.api_url, keys))
+    )
+    load.start()
+    wait_until("the first triggers arrived", lambda: len(runs_by_key(served.api, keys)) >= 4)
+    protected.stop()
+    assert load.is_alive(), "the load ended before the server did: enlarge it"
+    protected.start()
+    load.join(120)
+    assert failures == [], f"triggers were given up while the server was away; {READ}"
+    assert runs_by_key(served.api, keys) == Counter(keys), f"not one run for each key; {READ}"
