@@ -195,7 +195,7 @@ def test_a_killed_process_loses_no_queued_run(
 # The load comes last: SQLite needs a while to recover from it.
 
 
-@pytest.mark.parametrize("size", [24, pytest.param(200, marks=pytest.mark.full)])
+@pytest.mark.parametrize("size", [16, pytest.param(200, marks=pytest.mark.full)])
 def test_under_load_no_trigger_is_lost_and_none_doubled(
     lesson: ModuleType, served: Served, record_property: Callable[[str, object], None], size: int
 ) -> None:
