@@ -3,6 +3,8 @@
 import logging
 import os
 import runpy
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from support import (
     Served,
     changed_copy,
     clean_environment,
+    copy_database,
     load_afresh,
     load_lesson,
     read,
@@ -38,6 +41,7 @@ os.environ.update(_environment)
 # Lesson 12 tries again on purpose; Prefect would show every attempt.
 logging.getLogger("urllib3").setLevel(logging.ERROR)
 
+import prefect  # noqa: E402
 from prefect import Flow, Task, task  # noqa: E402
 from prefect.settings import (  # noqa: E402
     PREFECT_API_URL,
@@ -48,12 +52,33 @@ from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def api() -> Iterator[Api]:
+def empty_database(pytestconfig: pytest.Config) -> Path:
+    """Return a SQLite database with Prefect's tables, to start servers on copies of it.
+
+    To make the tables takes most of a server's start, so pytest's cache keeps them.
+    """
+    assert pytestconfig.cache
+    database = pytestconfig.cache.mkdir("prefect") / f"{prefect.__version__}.db"
+    if not database.exists():
+        with tempfile.TemporaryDirectory() as home:
+            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+            environment = {**os.environ, "PREFECT_HOME": home}
+            subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+            copy_database(Path(home) / "prefect.db", database)
+    return database
+
+
+@pytest.fixture(scope="session")
+def api(empty_database: Path) -> Iterator[Api]:
     """Return the API of the session's server, on which the flows of all tests run."""
+    folder = tempfile.mkdtemp()  # the harness removes it
+    copy_database(empty_database, Path(folder) / "prefect-test.db")
     # At its end a flow run joins its heartbeat thread, which costs up to a second.
     no_heartbeat = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
-    with prefect_test_harness(server_startup_timeout=60), no_heartbeat:
-        yield Api(str(PREFECT_API_URL.value()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prefect.testing.utilities.mkdtemp", lambda: folder)
+        with prefect_test_harness(server_startup_timeout=60), no_heartbeat:
+            yield Api(str(PREFECT_API_URL.value()))
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,13 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -219,6 +220,15 @@ def left_behind(home: str) -> list[str]:
     return found
 
 
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a SQLite database, even while a server uses it; `target` is whole or not there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.{os.getpid()}")
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(part)) as new:
+        old.backup(new)
+    part.replace(target)
+
+
 @dataclass
 class Server:
     """A Prefect server of our own, on a free port, that can be stopped and started again."""
@@ -264,9 +274,14 @@ class Server:
 
 
 @contextmanager
-def server(**settings: str) -> Iterator[Server]:
-    """Run a Prefect server with these settings, and a home of its own, during the block."""
+def server(database: Path | None = None, **settings: str) -> Iterator[Server]:
+    """Run a Prefect server with these settings, and a home of its own, during the block.
+
+    It starts on a copy of `database`, if given, which spares it most of the start: the tables.
+    """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        if database:
+            copy_database(database, Path(home) / "prefect.db")
         running = Server(Path(home), settings)
         try:
             running.start()

@@ -22,6 +22,7 @@ from support import (
     assert_one_line,
     background,
     changed_copy,
+    copy_database,
     free_port,
     left_behind,
     parse_time,
@@ -59,10 +60,11 @@ class Evidence:
 
 
 @pytest.fixture(scope="module")
-def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+def evidence(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     """Serve the flow on a server that lesson 09 starts itself, watch it, and end it by Ctrl-C."""
     folder = tmp_path_factory.mktemp("evidence")
     home = str(folder / "home")
+    copy_database(empty_database, Path(home) / "prefect.db")
     script, port = script_path("09"), str(free_port())
     copy = changed_copy(script, folder, ("USER_SECONDS = 1", "USER_SECONDS = 0.1"), ("4200", port))
     api = Api(f"http://127.0.0.1:{port}/api")

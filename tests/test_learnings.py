@@ -150,9 +150,9 @@ def test_every_section_has_its_parts(script: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def recorded() -> Iterator[Recording]:
+def recorded(empty_database: Path) -> Iterator[Recording]:
     """Return the runs of all transcripts, under way."""
-    with recording(TRANSCRIPTS) as running:
+    with recording(TRANSCRIPTS, empty_database) as running:
         yield running
 
 

@@ -163,11 +163,13 @@ class Recording:
 
 
 @contextmanager
-def recording(transcripts: list[Transcript]) -> Iterator[Recording]:
+def recording(
+    transcripts: list[Transcript], database: Path | None = None
+) -> Iterator[Recording]:
     """Run the commands of the transcripts, several at a time: most of them sleep."""
     lessons = [transcript for transcript in transcripts if not transcript.is_of_served_flow]
     served = [transcript for transcript in transcripts if transcript.is_of_served_flow]
-    with server() as running, ThreadPoolExecutor(7) as pool:
+    with server(database) as running, ThreadPoolExecutor(7) as pool:
         api = Api(running.api_url)
         served_runs = pool.submit(run_served, served, api, running.home)
         runs = {
