@@ -23,8 +23,9 @@ from urllib3.util import Retry
 DEFAULT_API_URL = "http://127.0.0.1:4200/api"
 TIMEOUT_SECONDS = 10
 POLL_SECONDS = 1
-BACKOFF_SECONDS = 0.25
+BACKOFF_SECONDS = 0.1
 BACKOFF_MAX_SECONDS = 8
+JITTER_SECONDS = 2
 
 
 def say(line: str) -> None:
@@ -60,7 +61,7 @@ def make_session(api_url: str) -> requests.Session:
         status_forcelist=(429, 502, 503, 504),
         allowed_methods=("GET", "POST"),  # the idempotency key makes a second POST safe
         backoff_factor=BACKOFF_SECONDS,
-        backoff_jitter=BACKOFF_SECONDS,
+        backoff_jitter=JITTER_SECONDS,  # or all clients come back together, and collide again
         backoff_max=BACKOFF_MAX_SECONDS,
         retry_after_max=BACKOFF_MAX_SECONDS,  # urllib3 2.6.3 or newer
         raise_on_status=False,

@@ -162,9 +162,14 @@ def test_retry_after_is_honoured(path: Path) -> None:
 
 def test_it_gives_up_after_about_a_minute(as_written: ModuleType) -> None:
     retry = as_written.make_session("http://127.0.0.1:1/api").get_adapter("http://x/").max_retries
-    assert retry.backoff_jitter > 0, f"without jitter all clients come back together; {READ}"
+    growing = [retry.backoff_factor * 2**number for number in range(1, 6)]
+    assert max(growing) + retry.backoff_jitter <= retry.backoff_max, (
+        f"urllib3 cuts the jitter off at backoff_max: all clients come back together; {READ}"
+    )
+    assert retry.backoff_jitter >= 1, f"the jitter is shorter than the server is busy; {READ}"
     refused = sum(
-        min(retry.backoff_max, retry.backoff_factor * 2**number) for number in range(1, retry.total)
+        min(retry.backoff_max, retry.backoff_factor * 2**number + retry.backoff_jitter / 2)
+        for number in range(1, retry.total)
     )
     hanging = as_written.TIMEOUT_SECONDS * (retry.read + 1)
     told_to_wait = retry.retry_after_max * retry.total

@@ -40,9 +40,9 @@ THREADS = 8
 
 
 @pytest.fixture(scope="module")
-def protected() -> Iterator[Server]:
+def protected(empty_database: Path) -> Iterator[Server]:
     """Return a Prefect server on SQLite that asks for credentials."""
-    with server(PREFECT_SERVER_API_AUTH_STRING=LOGIN) as running:
+    with server(empty_database, PREFECT_SERVER_API_AUTH_STRING=LOGIN) as running:
         yield running
 
 
@@ -86,6 +86,20 @@ def runs_by_key(api: Api, keys: list[str]) -> Counter[str]:
     """Return how many flow runs the server has for each idempotency key."""
     runs = api.flow_runs(flow_runs={"idempotency_key": {"any_": keys}})
     return Counter(str(run["idempotency_key"]) for run in runs)
+
+
+def forget(api: Api, deployment_id: str) -> None:
+    """Delete the flow runs that wait: else they are run, which has the machine busy for long."""
+    waiting = {
+        "deployments": {"id": {"any_": [deployment_id]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+    }
+    for run in api.flow_runs(**waiting):
+
+        def is_gone(url: str = f"{api.url}/flow_runs/{run['id']}") -> bool:
+            return requests.delete(url, auth=api.auth, timeout=30).status_code in (204, 404)
+
+        wait_until("the flow run is deleted", is_gone)
 
 
 def trigger_all(lesson: ModuleType, url: str, keys: list[str]) -> list[str]:
@@ -218,8 +232,10 @@ def test_under_load_no_trigger_is_lost_and_none_doubled(
     )
     record_property("load", report)
     print(report)
+    runs = runs_by_key(api, keys)
+    forget(api, served.deployment["id"])
     assert failures == [], f"triggers were given up; {READ}"
-    assert runs_by_key(api, keys) == Counter(keys), f"not one run for each key; {READ}"
+    assert runs == Counter(keys), f"not one run for each key; {READ}"
 
 
 @pytest.mark.full
@@ -237,5 +253,7 @@ def test_a_server_restart_in_the_middle_loses_and_doubles_nothing(
     assert load.is_alive(), "the load ended before the server did: enlarge it"
     protected.start()
     load.join(120)
+    runs = runs_by_key(served.api, keys)
+    forget(served.api, served.deployment["id"])
     assert failures == [], f"triggers were given up while the server was away; {READ}"
-    assert runs_by_key(served.api, keys) == Counter(keys), f"not one run for each key; {READ}"
+    assert runs == Counter(keys), f"not one run for each key; {READ}"
