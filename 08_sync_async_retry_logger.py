@@ -109,7 +109,7 @@ def send_notification(user: dict[str, Any], churn: float) -> str:
     message = f"{user['name']} leaves with a probability of {churn:.0%}"
     # The answer can get lost after the message went out. The key is the same in every
     # attempt of a flow run, so the service knows a message that it has delivered already.
-    DELIVERED.setdefault(f"churn-{flow_run.id}", message)
+    DELIVERED.setdefault(f"churn-{flow_run.id}-{user['user_id']}", message)
     call_service("send_notification", NOTIFICATION_SECONDS)
     logger.info("Sent: %s", message)
     return message

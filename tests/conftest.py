@@ -7,12 +7,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 from support import (
+    QUICK_START,
     Api,
     FlowRun,
     Served,
@@ -27,6 +30,7 @@ from support import (
     served_flow,
     wait_until,
 )
+from team import Behind, play, run_team
 
 # Before the first import of Prefect, which reads its settings only once.
 _home = tempfile.TemporaryDirectory(prefix="prefect-home-", ignore_cleanup_errors=True)
@@ -34,6 +38,7 @@ _environment = clean_environment(
     PREFECT_HOME=_home.name,
     PREFECT_LOGGING_TO_API_BATCH_INTERVAL="0.1",
     PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore",
+    **QUICK_START,
 )
 os.environ.clear()
 os.environ.update(_environment)
@@ -145,6 +150,27 @@ def served(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
     script = script_path("09")
     with served_flow(api, changed_copy(script, folder, *seconds_scaled(script, 0.1)), folder) as it:
         yield it
+
+
+@pytest.fixture(scope="session")
+def behind(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Behind | None]:
+    """Return the team's server and the story of its workers, both under way, if a test asks."""
+    if not any("team" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        yield None
+        return
+    path = tmp_path_factory.mktemp("team")
+    with ExitStack() as stack, ThreadPoolExecutor(1) as thread:
+        team = thread.submit(lambda: stack.enter_context(run_team(path)))
+        yield Behind(team, thread.submit(lambda: play(team.result())))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ahead(request: pytest.FixtureRequest) -> None:
+    """Start that story, most of which is waiting, beside the tests that do not look at overlap."""
+    if request.module.__name__.startswith(("test_10", "test_11", "test_12", "test_growing")):
+        request.getfixturevalue("behind")
 
 
 @pytest.fixture

@@ -24,6 +24,27 @@ from support import (
 )
 
 PART = "## Growing past one machine"
+PAGE = ROOT / "LEARNINGS.md"
+READ = 'see "Growing past one machine" in LEARNINGS.md'
+
+# The shell blocks that the tests run, each by a text that is in no other one.
+SHELL = {
+    "on dask": "python on_dask.py",
+    "scheduler": "dask scheduler",
+    "worker": "dask worker",
+    "on scheduler": "python on_scheduler.py",
+    "train": "python train.py",
+    "many users": "python many_users.py",
+    "deploy": "python deploy_user_flow.py",
+    "worker 1": "--name worker-1",
+    "worker 2": "--name worker-2",
+    "trigger": "user_id=102 --wait",
+    "rescue": "python rescue_runs.py",
+    "database": "CREATE ROLE",
+    "server": "prefect server start",
+    "client": "prefect work-pool ls",
+    "cloud": "PREFECT_API_KEY",
+}
 
 
 def read_part(page: Path) -> str:
@@ -42,6 +63,20 @@ def python_blocks(part: str) -> dict[str, str]:
 def shell_blocks(part: str) -> list[str]:
     """Return the shell blocks of the part, in order."""
     return re.findall(r"(?ms)^```bash\n(.*?)^```", part)
+
+
+def shell(name: str, *changes: tuple[str, str]) -> str:
+    """Return the shell block of this name in SHELL, with every (old, new) text replaced."""
+    (block,) = [block for block in shell_blocks(read_part(PAGE)) if SHELL[name] in block]
+    return changed(block, *changes)
+
+
+def changed(block: str, *changes: tuple[str, str]) -> str:
+    """Return the block with every (old, new) text replaced; fail if an old one is not there."""
+    for old, new in changes:
+        assert old in block, f"{old!r} is not in the block:\n{block}"
+        block = block.replace(old, new)
+    return block
 
 
 @dataclass

@@ -24,6 +24,13 @@ import requests
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in ROOT.glob("[01][0-9]_*.py"))
 
+# For a server on a database that has its tables: neither look for changes of the tables at the
+# start, nor register the types of blocks, which no lesson uses.
+QUICK_START = {
+    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
+    "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+}
+
 # How the log records begin that Prefect writes by itself.
 PREFECTS_OWN = re.compile(
     "Beginning flow run|View at|Finished in state|Task run failed with|Encountered exception"
@@ -282,6 +289,7 @@ def server(database: Path | None = None, **settings: str) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         if database:
             copy_database(database, Path(home) / "prefect.db")
+            settings |= QUICK_START
         running = Server(Path(home), settings)
         try:
             running.start()

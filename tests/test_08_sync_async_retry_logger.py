@@ -193,7 +193,7 @@ def test_every_run_sends_a_message_of_its_own(
     delivered: dict[str, str],
 ) -> None:
     runs = [record(lesson.pipeline_flow) for _ in range(2)]
-    assert list(delivered) == [f"churn-{run.id}" for run in runs], (
+    assert list(delivered) == [f"churn-{run.id}-101" for run in runs], (
         f"the key is not the flow run's own: two runs are two messages; {READ}"
     )
 

@@ -407,11 +407,21 @@ def test_credentials_never_show(
         ("http://localhost:1/api", False),
     ],
 )
-def test_unencrypted_credentials_draw_a_warning(hurried: Path, url: str, warned: bool) -> None:
-    result = run_script(hurried, "--api-url", url, PREFECT_API_KEY="pnu_sesame")
-    assert ("Warning: http:// sends the credentials unencrypted" in result.stderr) is warned, READ
-    result = run_script(hurried, "--api-url", url)
-    assert "Warning" not in result.stderr, f"a warning without credentials; {READ}"
+def test_unencrypted_credentials_draw_a_warning(
+    as_written: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    url: str,
+    warned: bool,
+) -> None:
+    as_written.make_session(url)
+    assert capsys.readouterr().err == "", f"a warning without credentials; {READ}"
+    for name in ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"):
+        monkeypatch.setenv(name, "sesame")
+        as_written.make_session(url)
+        monkeypatch.delenv(name)
+        told = "Warning: http:// sends the credentials unencrypted" in capsys.readouterr().err
+        assert told is warned, f"{name} at {url}; {READ}"
 
 
 # --- bad input -------------------------------------------------------------------------------

@@ -169,7 +169,6 @@ def test_wrong_credentials_end_lesson_09_with_one_line(served: Served) -> None:
     assert result.stderr == f"The server at {served.api.url} refused: 401\n", read("09")
 
 
-@pytest.mark.full
 def test_a_killed_process_loses_no_queued_run(
     path: Path, protected: Server, api: Api, tmp_path: Path
 ) -> None:
@@ -238,7 +237,6 @@ def test_under_load_no_trigger_is_lost_and_none_doubled(
     assert runs == Counter(keys), f"not one run for each key; {READ}"
 
 
-@pytest.mark.full
 def test_a_server_restart_in_the_middle_loses_and_doubles_nothing(
     lesson: ModuleType, protected: Server, served: Served
 ) -> None:

@@ -163,9 +163,7 @@ class Recording:
 
 
 @contextmanager
-def recording(
-    transcripts: list[Transcript], database: Path | None = None
-) -> Iterator[Recording]:
+def recording(transcripts: list[Transcript], database: Path | None = None) -> Iterator[Recording]:
     """Run the commands of the transcripts, several at a time: most of them sleep."""
     lessons = [transcript for transcript in transcripts if not transcript.is_of_served_flow]
     served = [transcript for transcript in transcripts if transcript.is_of_served_flow]

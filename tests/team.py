@@ -1,0 +1,192 @@
+"""A team's server on PostgreSQL, its workers, and what happens when one of them is killed."""
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import requests
+from growing_place import (
+    PAGE,
+    Folder,
+    Postgres,
+    changed,
+    make_folder,
+    postgres,
+    postgres_programs,
+    python_blocks,
+    read_part,
+    shell,
+)
+from support import Api, free_port, parse_time, wait_until
+
+LOGIN = ("admin", "server-password")
+
+
+@dataclass
+class TeamApi(Api):
+    """The API of a server that wants a password."""
+
+    def get(self, path: str, **query: str) -> Any:
+        """Return the JSON at `path`."""
+        response = requests.get(self.url + path, params=query, auth=LOGIN, timeout=30)
+        response.raise_for_status()
+        return response.json()
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Return the JSON that the POST answers."""
+        response = requests.post(self.url + path, json=body, auth=LOGIN, timeout=30)
+        response.raise_for_status()
+        return response.json()
+
+    def states(self, flow_run_id: str) -> list[dict[str, Any]]:
+        """Return all states of the flow run."""
+        states = self.get("/flow_run_states/", flow_run_id=flow_run_id)
+        return list(states)
+
+    def trigger(self, deployment_id: str) -> str:
+        """Schedule a run and return its id."""
+        return str(self.post(f"/deployments/{deployment_id}/create_flow_run", {})["id"])
+
+    def last(self, flow_run_id: str) -> str:
+        """Return the name of the last state of the flow run."""
+        return self.flow_run(flow_run_id).state
+
+    def wait_for(self, flow_run_id: str, state: str, seconds: float) -> None:
+        """Return when the last state of the flow run is this one."""
+        what = f"flow run {flow_run_id} is {state}"
+        wait_until(what, lambda: self.last(flow_run_id) == state, seconds)
+
+    def forget_automations(self) -> None:
+        """Delete all automations."""
+        for automation in self.post("/automations/filter", {}):
+            self.delete(f"/automations/{automation['id']}")
+
+    def delete(self, path: str) -> None:
+        """Delete what is at `path`."""
+        requests.delete(self.url + path, auth=LOGIN, timeout=30).raise_for_status()
+
+
+@dataclass
+class Team:
+    """A server for a team, on PostgreSQL if it is installed, and a client's folder."""
+
+    api: TeamApi
+    folder: Folder
+    postgres: Postgres | None
+
+
+@contextmanager
+def run_team(path: Path) -> Iterator[Team]:
+    """Run the server as the page says; one on SQLite where PostgreSQL is not installed."""
+    port = free_port()
+    client = make_folder(path, python_blocks(read_part(PAGE)), 2)
+    start = shell("server", ("--host 0.0.0.0", "--host 127.0.0.1"), ("4200", str(port)))
+    programs = postgres_programs()
+    database = None
+    with ExitStack() as stack:
+        if programs:
+            database = stack.enter_context(postgres(programs))
+            start = changed(start, (":5432/", f":{database.port}/"))
+            words = client.command(shell("database"))
+            assert words[:4] == ["sudo", "-u", "postgres", "psql"], words
+            database.psql(*words[4:])
+        else:
+            start = re.sub(r"(?m)^export PREFECT_SERVER_DATABASE.*\n", "", start)
+        serving = Folder(path, {**client.environment}, client.logs)
+        # Silent runs are looked for more often than every 5 s.
+        serving.environment["PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY"] = "PT1S"
+        process, log = stack.enter_context(serving.terminal(start))
+        team = Team(TeamApi(f"http://127.0.0.1:{port}/api"), client, database)
+
+        def is_up() -> bool:
+            assert process.poll() is None, log.read_text()
+            try:
+                return requests.get(f"{team.api.url}/health", timeout=5).ok
+            except requests.RequestException:
+                return False
+
+        wait_until("the team's server answers", is_up, 60)
+        for line in client.lines(shell("client", ("4200", str(port))))[:-1]:
+            assert not line, f"only the last line of the client's block is a command: {line}"
+        yield team
+
+
+@dataclass
+class Story:
+    """What happened to the runs of a worker that was killed."""
+
+    states: dict[str, list[dict[str, Any]]]
+    output: str
+    refused: str
+    accepted: str
+
+
+@dataclass
+class Behind:
+    """The server and the story of its workers, under way."""
+
+    team: Future[Team]
+    story: Future[Story]
+
+
+def kill(process: psutil.Process) -> None:
+    """Kill the process and all that it has started, as a power cut does."""
+    family = [process, *process.children(recursive=True)]
+    for member in family:
+        member.kill()
+    psutil.wait_procs(family, 10)
+
+
+@contextmanager
+def worker(team: Team, name: str) -> Iterator[psutil.Process]:
+    """Run the worker of this block; leave none of its runs behind."""
+    with team.folder.terminal(shell(name)) as (process, log):
+        wait_until(f"{name} has started", lambda: "started!" in log.read_text(), 30)
+        family = psutil.Process(process.pid)
+        try:
+            yield family
+        finally:
+            if process.poll() is None:
+                kill(family)
+
+
+def play(team: Team) -> Story:
+    """Kill a worker with one run running and one pending, and let another worker come."""
+    api, folder = team.api, team.folder
+    folder.run(shell("deploy"))
+    deployment = api.get("/deployments/name/user-flow/user-deployment")["id"]
+    with worker(team, "worker 1") as first:
+        result = folder.run(shell("trigger"))
+        ordinary = result.stdout.strip()
+        times = [parse_time(state["timestamp"]) for state in api.states(ordinary)]
+        # Silence is longer than an ordinary run, on this machine and today.
+        silent = min(60, 3 + round(1.5 * (times[-1] - times[0]).total_seconds()))
+        block = python_blocks(read_part(PAGE))["rescue_runs.py"]
+        block = changed(block, ("SILENT_SECONDS = 90", f"SILENT_SECONDS = {silent}"))
+        (folder.path / "rescue_runs.py").write_text(block)
+        folder.run(shell("rescue"))
+        running = api.trigger(deployment)
+        wait_until("the run is running", lambda: api.last(running) == "Running", 60)
+        pending = api.trigger(deployment)
+        wait_until("a run is pending", lambda: api.last(pending) in ("Pending", "Submitting"))
+        kill(first)
+        waiting = api.trigger(deployment)
+    for run in (running, pending):
+        api.wait_for(run, "AwaitingRetry", silent + 30)
+    # So slow a start of the second worker's runs that it looks like silence changes nothing.
+    api.forget_automations()
+    with worker(team, "worker 2"):
+        runs = {"running": running, "pending": pending, "waiting": waiting, "ordinary": ordinary}
+        for run in runs.values():
+            api.wait_for(run, "Completed", 90)
+        states = {name: api.states(run) for name, run in runs.items()}
+    answers = [
+        api.post(f"/flow_runs/{ordinary}/set_state", {"state": {"type": kind, "name": name}})
+        for kind, name in (("CRASHED", "Crashed"), ("SCHEDULED", "AwaitingRetry"))
+    ]
+    return Story(states, result.stderr, answers[0]["status"], answers[1]["status"])
