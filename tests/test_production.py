@@ -240,7 +240,7 @@ def test_under_load_no_trigger_is_lost_and_none_doubled(
 def test_a_server_restart_in_the_middle_loses_and_doubles_nothing(
     lesson: ModuleType, protected: Server, served: Served
 ) -> None:
-    keys = [str(uuid.uuid4()) for _ in range(32)]
+    keys = [str(uuid.uuid4()) for _ in range(20)]
     failures: list[str] = []
     load = threading.Thread(
         target=lambda: failures.extend(trigger_all(lesson, protected.api_url, keys))

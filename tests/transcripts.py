@@ -167,15 +167,15 @@ def recording(transcripts: list[Transcript], database: Path | None = None) -> It
     """Run the commands of the transcripts, several at a time: most of them sleep."""
     lessons = [transcript for transcript in transcripts if not transcript.is_of_served_flow]
     served = [transcript for transcript in transcripts if transcript.is_of_served_flow]
-    with server(database) as running, ThreadPoolExecutor(7) as pool:
+    with server(database) as running, ThreadPoolExecutor(5) as pool:
         api = Api(running.api_url)
         served_runs = pool.submit(run_served, served, api, running.home)
         runs = {
-            # The later lessons take longest, so they go first.
+            # Longest first: what starts a server, then the later lessons, which sleep longest.
             lesson: pool.submit(
                 run_command, lesson.command, api.url if lesson.has_server else None, running.home
             )
-            for lesson in reversed(lessons)
+            for lesson in sorted(lessons, key=lambda it: (it.has_server, -it.line))
         }
         yield Recording(api, runs, served_runs)
 
