@@ -12,7 +12,6 @@ import uuid
 from typing import Any
 
 import requests
-from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema
 
 DEFAULT_API_URL = "http://127.0.0.1:4200/api"
 TIMEOUT_SECONDS = 10
@@ -54,10 +53,10 @@ def parse_parameters(pairs: list[str]) -> dict[str, Any]:
 
 
 def read_answer(api_url: str, response: requests.Response, missing: str) -> dict[str, Any]:
-    """Return the API's answer; raise an error of one clear line if it is none, or a refusal.
+    """Return the API's answer, or raise an error of one clear line.
 
-    Raises ConnectionError (not a Prefect API, or one in trouble), PermissionError (credentials),
-    LookupError (`missing`) and ValueError (refused parameters).
+    OSError: no Prefect API, one in trouble, or credentials. LookupError: `missing`. ValueError:
+    refused parameters.
     """
     if response.status_code in (401, 403):
         raise PermissionError(f"{api_url} wants credentials; lesson 12 sends them")
@@ -66,26 +65,16 @@ def read_answer(api_url: str, response: requests.Response, missing: str) -> dict
     if response.status_code >= 429:
         raise ConnectionError(f"{api_url} answers {response.status_code}: see its log or try later")
     try:
-        answer = response.json()
-    except requests.JSONDecodeError:
-        answer = None
-    known = isinstance(answer, dict) and ("id" in answer or not response.ok)
-    if not known or answer == {"detail": "Not Found"}:
+        answer = dict(response.json())
+    except (TypeError, ValueError):
+        answer = {}
+    if answer in ({}, {"detail": "Not Found"}) or (response.ok and "id" not in answer):
         raise ConnectionError(f"{api_url} is not a Prefect API: its URL ends in /api")
     if response.status_code == 404:
         raise LookupError(missing)
     if not response.ok:
         raise ValueError(" ".join(str(answer.get("detail", answer)).split()))
-    return dict(answer)
-
-
-def explain(api_url: str, error: Exception) -> str:
-    """Return what went wrong in one line."""
-    if isinstance(error, MissingSchema | InvalidSchema | InvalidURL):
-        return f"{api_url!r} is no API URL; one looks like {DEFAULT_API_URL}"
-    if isinstance(error, requests.RequestException):
-        return f"No answer from {api_url} ({type(error).__name__}): is a server up?"
-    return str(error)
+    return answer
 
 
 def main() -> None:
@@ -106,8 +95,12 @@ def main() -> None:
     try:
         parameters = parse_parameters(arguments.param)
         flow_run = trigger_deployment(api_url, deployment_id, parameters)
+    except requests.RequestException as error:
+        if isinstance(error, ValueError):
+            sys.exit(f"{api_url!r} is no API URL; one looks like {DEFAULT_API_URL}")
+        sys.exit(f"No answer from {api_url} ({type(error).__name__}): is a server up?")
     except (OSError, LookupError, ValueError) as error:
-        sys.exit(explain(api_url, error))
+        sys.exit(str(error))
     print(f"Scheduled {flow_run['name']}", file=sys.stderr)
     print(f"{api_url.removesuffix('/api')}/runs/flow-run/{flow_run['id']}", file=sys.stderr)
     print(flow_run["id"])

@@ -57,7 +57,7 @@ def make_session(api_url: str) -> requests.Session:
 
     retry = Retry(
         total=10,
-        read=5,
+        read=6,  # SQLite may keep a server from answering for a minute
         status_forcelist=(429, 502, 503, 504),
         allowed_methods=("GET", "POST"),  # the idempotency key makes a second POST safe
         backoff_factor=BACKOFF_SECONDS,

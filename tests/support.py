@@ -20,6 +20,8 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in ROOT.glob("[01][0-9]_*.py"))
@@ -315,15 +317,35 @@ class Api:
 
     def get(self, path: str, **query: str) -> Any:
         """Return the JSON at `path`."""
-        response = requests.get(self.url + path, params=query, auth=self.auth, timeout=30)
-        response.raise_for_status()
-        return response.json()
+        return self.request("GET", path, params=query).json()
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """Return the JSON that the POST answers."""
-        response = requests.post(self.url + path, json=body, auth=self.auth, timeout=30)
+        return self.request("POST", path, json=body).json()
+
+    def delete(self, path: str) -> None:
+        """Delete what is at `path`."""
+        self.request("DELETE", path)
+
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        """Return the answer, once SQLite has given its lock to the server (503 until then)."""
+        locked = Retry(
+            total=10,
+            connect=0,
+            read=0,
+            status_forcelist=[503],
+            allowed_methods=None,
+            backoff_factor=0.1,
+            backoff_max=2,
+        )
+        with requests.Session() as session:
+            session.mount("http://", HTTPAdapter(max_retries=locked))
+            # The server waits for the lock for up to a minute, and may answer nobody meanwhile.
+            response = session.request(
+                method, self.url + path, auth=self.auth, timeout=90, **options
+            )
         response.raise_for_status()
-        return response.json()
+        return response
 
     def find_deployment(self, name: str) -> dict[str, Any] | None:
         """Return the deployment with this name, if there is one."""

@@ -29,19 +29,7 @@ LOGIN = ("admin", "server-password")
 
 @dataclass
 class TeamApi(Api):
-    """The API of a server that wants a password."""
-
-    def get(self, path: str, **query: str) -> Any:
-        """Return the JSON at `path`."""
-        response = requests.get(self.url + path, params=query, auth=LOGIN, timeout=30)
-        response.raise_for_status()
-        return response.json()
-
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        """Return the JSON that the POST answers."""
-        response = requests.post(self.url + path, json=body, auth=LOGIN, timeout=30)
-        response.raise_for_status()
-        return response.json()
+    """The API of a team's server."""
 
     def states(self, flow_run_id: str) -> list[dict[str, Any]]:
         """Return all states of the flow run."""
@@ -65,10 +53,6 @@ class TeamApi(Api):
         """Delete all automations."""
         for automation in self.post("/automations/filter", {}):
             self.delete(f"/automations/{automation['id']}")
-
-    def delete(self, path: str) -> None:
-        """Delete what is at `path`."""
-        requests.delete(self.url + path, auth=LOGIN, timeout=30).raise_for_status()
 
 
 @dataclass
@@ -101,7 +85,7 @@ def run_team(path: Path) -> Iterator[Team]:
         # Silent runs are looked for more often than every 5 s.
         serving.environment["PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY"] = "PT1S"
         process, log = stack.enter_context(serving.terminal(start))
-        team = Team(TeamApi(f"http://127.0.0.1:{port}/api"), client, database)
+        team = Team(TeamApi(f"http://127.0.0.1:{port}/api", LOGIN), client, database)
 
         def is_up() -> bool:
             assert process.poll() is None, log.read_text()

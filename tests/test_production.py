@@ -10,6 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -95,11 +96,8 @@ def forget(api: Api, deployment_id: str) -> None:
         "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
     }
     for run in api.flow_runs(**waiting):
-
-        def is_gone(url: str = f"{api.url}/flow_runs/{run['id']}") -> bool:
-            return requests.delete(url, auth=api.auth, timeout=30).status_code in (204, 404)
-
-        wait_until("the flow run is deleted", is_gone)
+        with suppress(requests.HTTPError):  # 404: it has begun to run, and has ended
+            api.delete(f"/flow_runs/{run['id']}")
 
 
 def trigger_all(lesson: ModuleType, url: str, keys: list[str]) -> list[str]:
