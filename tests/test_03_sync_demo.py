@@ -6,16 +6,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from support import STORY, FlowRun, assert_elapsed, read, told
+from support import ADA, LOOKUPS, STORY, FlowRun, assert_elapsed, read, told
 
 SCALE = 0.1
 READ = read("03")
-LOOKUPS = ["fetch_user_info", "fetch_account_balance", "fetch_recent_activity"]
-ADA = {
-    "user": {"user_id": 101, "name": "Ada Lovelace"},
-    "balance": 120.5,
-    "activity": [5, 3, 2, 1],
-}
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from support import STORY, FlowRun, assert_diamond, assert_elapsed, read, told
+from support import ADA_CHURN, STORY, FlowRun, assert_diamond, assert_elapsed, read, told
 
 SCALE = 0.3
 READ = read("05")
-ADA = {
-    "user": {"user_id": 101, "name": "Ada Lovelace"},
-    "balance": 120.5,
-    "activity": [5, 3, 2, 1],
-    "churn": 0.659,
-}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +34,7 @@ def test_the_run_graph_is_the_diamond(run: FlowRun) -> None:
 def test_the_run_is_recorded_with_its_result(run: FlowRun) -> None:
     assert (run.flow_name, run.state) == ("mixed-flow", "Completed"), READ
     assert run.data["parameters"] == {"user_id": 101}, f"the parameters were not recorded; {READ}"
-    assert run.value == ADA, f"the flow returns something else; {READ}"
+    assert run.value == ADA_CHURN, f"the flow returns something else; {READ}"
 
 
 def test_the_flow_is_about_the_user_asked_for(
@@ -83,4 +77,4 @@ def test_the_story_is_the_common_one(path: Path) -> None:
 def test_the_script_prints_the_elapsed_time_and_the_result(printed: str) -> None:
     elapsed, result = printed.splitlines()
     assert_elapsed(elapsed, 5 * SCALE, READ)
-    assert result == str(ADA), f"the script prints another result; {READ}"
+    assert result == str(ADA_CHURN), f"the script prints another result; {READ}"

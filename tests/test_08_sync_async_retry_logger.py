@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from support import STORY, FlowRun, assert_delays, assert_diamond, read, told
+from support import ADA_CHURN, STORY, FlowRun, assert_delays, assert_diamond, read, told
 
 SCALE = 0.08
 READ = read("08")
@@ -20,12 +20,6 @@ RETRIED = [
 ]
 STEPS = [*RETRIED[:3], "predict_churn", RETRIED[3]]
 MESSAGE = "Ada Lovelace leaves with a probability of 66%"
-ADA = {
-    "user": {"user_id": 101, "name": "Ada Lovelace"},
-    "balance": 120.5,
-    "activity": [5, 3, 2, 1],
-    "churn": 0.659,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +66,7 @@ def test_the_run_graph_is_the_diamond_with_the_notification(run: FlowRun) -> Non
 def test_the_run_is_recorded_with_its_result(run: FlowRun) -> None:
     assert (run.flow_name, run.state) == ("pipeline-flow", "Completed"), READ
     assert run.data["parameters"] == {"user_id": 101}, f"the parameters were not recorded; {READ}"
-    assert run.value == ADA, f"the flow returns something else; {READ}"
+    assert run.value == ADA_CHURN, f"the flow returns something else; {READ}"
     assert run.task_run("fetch_account_balance").attempts == 2, (
         f"the lesson shows one outage, of the balance service; {READ}"
     )
@@ -102,7 +96,7 @@ def test_an_outage_in_any_step_is_survived(
     outages[step] = 2
     run = record(lesson.pipeline_flow)
     assert run.state == "Completed", f"two outages in {step} end in {run.state}; {READ}"
-    assert run.value == ADA, f"an outage must not change the result; {READ}"
+    assert run.value == ADA_CHURN, f"an outage must not change the result; {READ}"
     for task_run in run.task_runs():
         expected = 3 if task_run.task == step else 1
         assert task_run.attempts == expected, (
@@ -221,4 +215,4 @@ def test_the_story_is_the_common_one(path: Path) -> None:
 
 
 def test_the_script_prints_the_result(printed: str) -> None:
-    assert printed == f"{ADA}\n", f"the script prints something else; {READ}"
+    assert printed == f"{ADA_CHURN}\n", f"the script prints something else; {READ}"

@@ -32,6 +32,7 @@ from support import (
     Api,
     FlowRun,
     TaskRun,
+    assert_order,
     free_port,
     load_afresh,
     script_path,
@@ -106,18 +107,8 @@ def assert_like_threads(run: FlowRun, output: str) -> None:
     assert run.state == "Completed", f"{run.message}\n{output}"
     assert ast.literal_eval(output.strip().splitlines()[-1]) == PIPELINE, READ
     assert "prefect.task_runner.dask" in output, f"the flow did not run on Dask; {READ}"
-    user, balance, activity, churn = (
-        run.task_run(name)
-        for name in (
-            "fetch_user_info",
-            "fetch_account_balance",
-            "fetch_recent_activity",
-            "predict_churn",
-        )
-    )
-    for lookup in (balance, activity):
-        assert user.end <= lookup.start, f"{lookup.task} did not wait for the user; {READ}"
-        assert lookup.end <= churn.start, f"predict_churn did not wait for {lookup.task}; {READ}"
+    assert_order(run, READ)
+    balance = run.task_run("fetch_account_balance")
     assert balance.attempts == 2, f"the outage was not retried on Dask; {READ}"
     assert "Retrying" in balance.states(), f"the retry was not recorded on Dask; {READ}"
 
