@@ -420,27 +420,48 @@ def fire(send: Callable[[int], str], count: int) -> tuple[list[str], list[float]
     return [found for found in ids if found], seconds
 
 
+@contextmanager
+def team(place: Place) -> Iterator[tuple[Place, str]]:
+    """Give a server of its own on PostgreSQL, or else SQLite, and which one it is."""
+    programs = postgres_programs()
+    with ExitStack() as stack:
+        settings = {}
+        if programs:
+            settings = fresh_databases(stack.enter_context(postgres(programs)))()
+        running = stack.enter_context(server(None, **settings))
+        folder = Folder(place.folder.path, {**place.folder.environment}, place.folder.logs)
+        yield Place(folder, running, place.quick), "PostgreSQL" if programs else "SQLite"
+
+
 def pool(place: Place) -> str:
     """Measure how many runs a minute one and two workers of a pool finish."""
-    place.deploy()
     count = 4 if place.quick else 12
-    rows = []
-    for workers in (1, 2):
-        rates = []
-        with ExitStack() as stack:
-            for number in range(workers):
-                line = f"prefect worker start --pool team --name bench-{number} --limit 2"
-                stack.enter_context(tree(place.folder, line, "started!"))
-            lesson, session, deployment = lesson_12(place.url)
-            send = lesson.trigger_deployment
-            for _ in place.runs(3):
-                keys = [str(uuid.uuid4()) for _ in range(count)]
-                started = time.perf_counter()
-                sent = [send(session, place.url, deployment, {}, key)[0]["id"] for key in keys]
-                until_completed(place, sent)
-                rates.append(60 * count / (time.perf_counter() - started))
-        rows.append([f"{workers} × `--limit 2`", spread(rates, "", 0)])  # noqa: RUF001
-    return table(["workers", f"runs a minute, of {count}"], rows)
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    with team(place) as (place, database):
+        place.deploy()
+        for workers, measured in rates.items():
+            with ExitStack() as stack:
+                for number in range(workers):
+                    line = f"prefect worker start --pool team --name bench-{number} --limit 2"
+                    stack.enter_context(tree(place.folder, line, "started!"))
+                lesson, session, deployment = lesson_12(place.url)
+                send = lesson.trigger_deployment
+                for _ in place.runs(3):
+                    keys = [str(uuid.uuid4()) for _ in range(count)]
+                    started = time.perf_counter()
+                    sent = [send(session, place.url, deployment, {}, key)[0]["id"] for key in keys]
+                    until_completed(place, sent)
+                    measured.append(60 * count / (time.perf_counter() - started))
+    first = statistics.median(rates[1])
+    rows = [
+        [
+            f"{workers} × `--limit 2`",  # noqa: RUF001
+            spread(measured, "", 0),
+            f"{statistics.median(measured) / first:.2f}",
+        ]
+        for workers, measured in rates.items()
+    ]
+    return table(["workers", f"runs a minute, of {count}, on {database}", "ratio"], rows)
 
 
 def users(place: Place) -> str:
@@ -450,7 +471,10 @@ def users(place: Place) -> str:
     counts = (2, 8) if place.quick else (2, 8, 24)
     rows = []
     blocks = python_blocks(read_part(page()))
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name,
+        team(place) as (place, database),
+    ):
         folder = make_folder(Path(name), blocks, 0.1, PREFECT_API_URL=place.url)
         lesson = folder.path / script_path("08").name
         text = lesson.read_text(encoding="utf-8")
@@ -476,7 +500,8 @@ def users(place: Place) -> str:
                         times[count].append(place.api.ended(run_id).seconds)
                 cells = [spread(times[count]) for count in counts]
             rows.append([f"{workers}", *cells])
-    return table(["Dask workers, one thread each", *(f"{count} users" for count in counts)], rows)
+    head = f"Dask workers, one thread each; server on {database}"
+    return table([head, *(f"{count} users" for count in counts)], rows)
 
 
 def cpu(place: Place) -> str:

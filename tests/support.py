@@ -160,13 +160,15 @@ def free_port() -> int:
 def wait_until(what: str, check: Callable[[], T | None], seconds: float = 20) -> T:
     """Return the first true result of `check`; fail with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
+    pause = 0.05
     while True:
         result = check()
         if result:
             return result
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds:g} s in vain: {what}")
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(pause * 1.3, 0.3)  # a server that is asked too often has no time to act
 
 
 def run_script(path: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
