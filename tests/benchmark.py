@@ -437,20 +437,20 @@ def pool(place: Place) -> str:
     """Measure how many runs a minute one and two workers of a pool finish."""
     count = 4 if place.quick else 12
     rates: dict[int, list[float]] = {1: [], 2: []}
-    with team(place) as (place, database):
-        place.deploy()
+    with team(place) as (shared, database):
+        shared.deploy()
         for workers, measured in rates.items():
             with ExitStack() as stack:
                 for number in range(workers):
                     line = f"prefect worker start --pool team --name bench-{number} --limit 2"
-                    stack.enter_context(tree(place.folder, line, "started!"))
-                lesson, session, deployment = lesson_12(place.url)
+                    stack.enter_context(tree(shared.folder, line, "started!"))
+                lesson, session, deployment = lesson_12(shared.url)
                 send = lesson.trigger_deployment
                 for _ in place.runs(3):
                     keys = [str(uuid.uuid4()) for _ in range(count)]
                     started = time.perf_counter()
-                    sent = [send(session, place.url, deployment, {}, key)[0]["id"] for key in keys]
-                    until_completed(place, sent)
+                    sent = [send(session, shared.url, deployment, {}, key)[0]["id"] for key in keys]
+                    until_completed(shared, sent)
                     measured.append(60 * count / (time.perf_counter() - started))
     first = statistics.median(rates[1])
     rows = [
@@ -473,9 +473,9 @@ def users(place: Place) -> str:
     blocks = python_blocks(read_part(page()))
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name,
-        team(place) as (place, database),
+        team(place) as (shared, database),
     ):
-        folder = make_folder(Path(name), blocks, 0.1, PREFECT_API_URL=place.url)
+        folder = make_folder(Path(name), blocks, 0.1, PREFECT_API_URL=shared.url)
         lesson = folder.path / script_path("08").name
         text = lesson.read_text(encoding="utf-8")
         lesson.write_text(re.sub(r"(?m)^OUTAGES = .*", "OUTAGES = {}", text), encoding="utf-8")
@@ -497,7 +497,7 @@ def users(place: Place) -> str:
                         result = folder.run(f"python many_users.py {count} {address}", timeout=300)
                         output = result.stderr + result.stdout
                         (run_id,) = set(re.findall(r"/runs/flow-run/([0-9a-f-]{36})", output))
-                        times[count].append(place.api.ended(run_id).seconds)
+                        times[count].append(shared.api.ended(run_id).seconds)
                 cells = [spread(times[count]) for count in counts]
             rows.append([f"{workers}", *cells])
     head = f"Dask workers, one thread each; server on {database}"
