@@ -477,7 +477,8 @@ class FlowRun:
         found = self.api.post(
             "/task_runs/filter", {"flow_runs": {"id": {"any_": [self.id]}}, "limit": 200}
         )
-        runs = [TaskRun(self.api, data) for data in found]
+        # After a flow that failed, Prefect was once seen to count the tests' own task to it.
+        runs = [TaskRun(self.api, data) for data in found if not data["name"].startswith("marker-")]
         return sorted(runs, key=lambda run: run.start)
 
     def task_run(self, task: str) -> TaskRun:
