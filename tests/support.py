@@ -173,17 +173,21 @@ def wait_until(what: str, check: Callable[[], T | None], seconds: float = 20) ->
 
 def run_script(path: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run the script as a user does, `python NN_....py`, and return what it printed."""
-    return subprocess.run(
-        [sys.executable, str(path), *arguments],
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, **settings},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=120,
-    )
+    try:
+        return subprocess.run(
+            [sys.executable, str(path), *arguments],
+            check=False,
+            cwd=ROOT,
+            env={**os.environ, **settings},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=60,
+        )
+    except subprocess.TimeoutExpired:
+        message = f"{path.name} did not end within 60 s: has every request a timeout?"
+        raise AssertionError(message) from None
 
 
 def assert_one_line(result: subprocess.CompletedProcess[str], hint: str, code: int = 1) -> None:
