@@ -120,6 +120,7 @@ def record(api: Api) -> Callable[..., FlowRun]:
     """Return a function that runs a flow and returns what the server recorded of it."""
 
     def record(flow: Flow[..., Any], *arguments: Any, **keywords: Any) -> FlowRun:
+        assert isinstance(flow, Flow), f"{flow} is a plain function: is its @flow missing?"
         state: Any = flow(*arguments, **keywords, return_state=True)
         flow_run_id = str(state.state_details.flow_run_id)
         marked: Any = marker(return_state=True)

@@ -65,7 +65,8 @@ def test_it_looks_up_the_name_and_triggers_the_id(path: Path) -> None:
         ("POST", TRIGGER),
     ], f"these are other requests than one lookup and one trigger; {READ}"
     body = server.received[1].body
-    key = body.pop("idempotency_key")
+    key = body.pop("idempotency_key", None)
+    assert key, f"without an idempotency key a POST that is sent again triggers twice; {READ}"
     assert body == {"parameters": {"user_id": 102}}, f"another body was sent; {READ}"
     assert uuid.UUID(key).version == 4, f"the idempotency key is no fresh UUID; {READ}"
     assert (result.returncode, result.stdout) == (0, f"{FLOW_RUN_ID}\n"), (
