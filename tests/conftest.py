@@ -3,6 +3,7 @@
 import logging
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,9 @@ _environment = clean_environment(
 )
 os.environ.clear()
 os.environ.update(_environment)
+
+# A script may start pytest with Ctrl-C ignored, and so would the lessons be, which end by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Lesson 12 tries again on purpose; Prefect would show every attempt.
 logging.getLogger("urllib3").setLevel(logging.ERROR)
