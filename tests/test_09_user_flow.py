@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 import requests
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -57,6 +58,7 @@ class Evidence:
     second_exit_code: int
     second_paused: bool
     server_after_second: bool
+    servers_in_reach: list[str]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,9 @@ def evidence(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         records = wait_until("the server recorded the logs", run.logs)
         web_page = requests.get(f"http://127.0.0.1:{port}/", timeout=10).text
         output = it.log.read_text()
+        children = psutil.Process(it.process.pid).children()
+        in_reach = [child for child in children if os.getpgid(child.pid) == it.process.pid]
+        servers_in_reach = [child.name() for child in in_reach if "server" in child.cmdline()]
         os.killpg(it.process.pid, signal.SIGINT)  # as a terminal does
         exit_code = it.process.wait(30)
     return Evidence(
@@ -108,6 +113,7 @@ def evidence(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         second_exit_code=second_exit_code,
         second_paused=bool(second_deployment and second_deployment["paused"]),
         server_after_second=server_after_second,
+        servers_in_reach=servers_in_reach,
     )
 
 
@@ -176,6 +182,9 @@ def test_sigterm_pauses_the_deployment_and_exits_with_0(evidence: Evidence) -> N
 def test_ctrl_c_pauses_the_deployment_and_leaves_no_process(evidence: Evidence) -> None:
     ended = f"exit {evidence.exit_code}: {evidence.farewell}"
     assert evidence.exit_code == 0, f"Ctrl-C is no failure, but {ended}; {READ}"
+    assert evidence.servers_in_reach == [], (
+        f"Ctrl-C reaches the server, too: it may end before the deployment is paused; {READ}"
+    )
     assert "All deployments have been paused!" in evidence.farewell, (
         f"the server stopped before the deployment was paused; {READ}"
     )
