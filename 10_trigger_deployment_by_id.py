@@ -12,6 +12,7 @@ import uuid
 from typing import Any
 
 import requests
+from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema
 
 DEFAULT_API_URL = "http://127.0.0.1:4200/api"
 TIMEOUT_SECONDS = 10
@@ -95,9 +96,9 @@ def main() -> None:
     try:
         parameters = parse_parameters(arguments.param)
         flow_run = trigger_deployment(api_url, deployment_id, parameters)
+    except (MissingSchema, InvalidSchema, InvalidURL):
+        sys.exit(f"{api_url!r} is no API URL; one looks like {DEFAULT_API_URL}")
     except requests.RequestException as error:
-        if isinstance(error, ValueError):
-            sys.exit(f"{api_url!r} is no API URL; one looks like {DEFAULT_API_URL}")
         sys.exit(f"No answer from {api_url} ({type(error).__name__}): is a server up?")
     except (OSError, LookupError, ValueError) as error:
         sys.exit(str(error))
