@@ -38,11 +38,10 @@ from growing_place import (  # noqa: E402
     postgres,
     postgres_programs,
     python_blocks,
-    read_part,
-    shell_blocks,
+    shell,
 )
 from support import (  # noqa: E402
-    ROOT,
+    PAGE,
     Api,
     Server,
     clean_environment,
@@ -53,7 +52,6 @@ from support import (  # noqa: E402
     wait_until,
 )
 
-PAGE = ROOT / "LEARNINGS.md"
 NAME = "user-flow/user-deployment"
 THREADS = 8
 
@@ -129,16 +127,10 @@ class Place:
 
     def deploy(self) -> None:
         """Deploy `user_flow` to the pool "team", as the page says."""
-        (block,) = [b for b in shell_blocks(read_part(page())) if "deploy_user_flow.py" in b]
         if not self.api.post("/work_pools/filter", {}):
-            self.folder.run(block)
+            self.folder.run(shell("deploy"))
         else:
             self.folder.run("python deploy_user_flow.py")
-
-
-def page() -> Path:
-    """Return the page that has the blocks and the places for the tables."""
-    return PAGE
 
 
 def lesson_12(url: str) -> tuple[ModuleType, requests.Session, dict[str, Any]]:
@@ -470,7 +462,7 @@ def users(place: Place) -> str:
         return "prefect-dask is not installed: not measured."
     counts = (2, 8) if place.quick else (2, 8, 24)
     rows = []
-    blocks = python_blocks(read_part(page()))
+    blocks = python_blocks()
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name,
         team(place) as (shared, database),
@@ -548,7 +540,7 @@ def main() -> None:
     os.environ.update(clean_environment())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is stopped
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, server() as running:
-        blocks = python_blocks(read_part(page()))
+        blocks = python_blocks()
         place = Place(make_folder(Path(name), blocks, 1), running, arguments.quick)
         for name, measure in TABLES.items():
             if not arguments.only or name in arguments.only:
@@ -557,7 +549,7 @@ def main() -> None:
                 seconds = time.perf_counter() - started
                 print(f"\n{name}, measured in {seconds:.0f} s\n\n{text}", flush=True)
                 if arguments.write:
-                    write(page(), name, text)
+                    write(PAGE, name, text)
 
 
 if __name__ == "__main__":

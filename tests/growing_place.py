@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from support import (
+    PAGE,
     ROOT,
     SCRIPTS,
     changed_copy,
@@ -24,7 +25,6 @@ from support import (
 )
 
 PART = "## Growing past one machine"
-PAGE = ROOT / "LEARNINGS.md"
 READ = 'see "Growing past one machine" in LEARNINGS.md'
 
 # The shell blocks that the tests run, each by a text that is in no other one.
@@ -47,27 +47,27 @@ SHELL = {
 }
 
 
-def read_part(page: Path) -> str:
+def read_part() -> str:
     """Return the part of the page, up to the next heading of its level."""
-    text = page.read_text(encoding="utf-8")
-    assert PART in text, f"{page.name} has no part {PART[3:]!r}"
+    text = PAGE.read_text(encoding="utf-8")
+    assert PART in text, f"{PAGE.name} has no part {PART[3:]!r}"
     return PART + re.split(r"(?m)^## ", text.split(PART, 1)[1])[0]
 
 
-def python_blocks(part: str) -> dict[str, str]:
+def python_blocks() -> dict[str, str]:
     """Return the Python blocks of the part by the file name in their first line."""
-    blocks = re.findall(r"(?ms)^```python[^\n]*\n(.*?)^```", part)
+    blocks = re.findall(r"(?ms)^```python[^\n]*\n(.*?)^```", read_part())
     return {re.match(r"# (\w+\.py): ", block)[1]: block for block in blocks}  # type: ignore[index]
 
 
-def shell_blocks(part: str) -> list[str]:
+def shell_blocks() -> list[str]:
     """Return the shell blocks of the part, in order."""
-    return re.findall(r"(?ms)^```bash\n(.*?)^```", part)
+    return re.findall(r"(?ms)^```bash\n(.*?)^```", read_part())
 
 
 def shell(name: str, *changes: tuple[str, str]) -> str:
     """Return the shell block of this name in SHELL, with every (old, new) text replaced."""
-    (block,) = [block for block in shell_blocks(read_part(PAGE)) if SHELL[name] in block]
+    (block,) = [block for block in shell_blocks() if SHELL[name] in block]
     return changed(block, *changes)
 
 

@@ -24,6 +24,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "LEARNINGS.md"
 SCRIPTS = sorted(path.name for path in ROOT.glob("[01][0-9]_*.py"))
 
 # For a server on a database that has its tables: neither look for changes of the tables at the

@@ -11,7 +11,6 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import requests
 from growing_place import (
-    PAGE,
     Folder,
     Postgres,
     changed,
@@ -19,7 +18,6 @@ from growing_place import (
     postgres,
     postgres_programs,
     python_blocks,
-    read_part,
     shell,
 )
 from support import Api, free_port, parse_time, wait_until
@@ -68,7 +66,7 @@ class Team:
 def run_team(path: Path) -> Iterator[Team]:
     """Run the server as the page says; one on SQLite where PostgreSQL is not installed."""
     port = free_port()
-    client = make_folder(path, python_blocks(read_part(PAGE)), 2)
+    client = make_folder(path, python_blocks(), 2)
     start = shell("server", ("--host 0.0.0.0", "--host 127.0.0.1"), ("4200", str(port)))
     programs = postgres_programs()
     database = None
@@ -150,7 +148,7 @@ def play(team: Team) -> Story:
         times = [parse_time(state["timestamp"]) for state in api.states(ordinary)]
         # Silence is longer than an ordinary run, on this machine and today.
         silent = min(60, 3 + round(1.5 * (times[-1] - times[0]).total_seconds()))
-        block = python_blocks(read_part(PAGE))["rescue_runs.py"]
+        block = python_blocks()["rescue_runs.py"]
         block = changed(block, ("SILENT_SECONDS = 90", f"SILENT_SECONDS = {silent}"))
         (folder.path / "rescue_runs.py").write_text(block)
         folder.run(shell("rescue"))

@@ -16,7 +16,6 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import requests
 from growing_place import (
-    PAGE,
     READ,
     SHELL,
     Folder,
@@ -24,7 +23,6 @@ from growing_place import (
     make_folder,
     postgres_programs,
     python_blocks,
-    read_part,
     shell,
     shell_blocks,
 )
@@ -85,18 +83,18 @@ def at_once(runs: list[TaskRun]) -> int:
 def folder(tmp_path_factory: pytest.TempPathFactory, api: Api) -> Folder:
     """Return the reader's folder, on the session's server."""
     path = tmp_path_factory.mktemp("folder")
-    return make_folder(path, python_blocks(read_part(PAGE)), 0.1, PREFECT_API_URL=api.url)
+    return make_folder(path, python_blocks(), 0.1, PREFECT_API_URL=api.url)
 
 
 # --- the page --------------------------------------------------------------------------------
 
 
 def test_every_block_is_run_by_a_test() -> None:
-    assert set(python_blocks(read_part(PAGE))) == PYTHON, f"a Python block is new or gone; {READ}"
-    for block in shell_blocks(read_part(PAGE)):
+    assert set(python_blocks()) == PYTHON, f"a Python block is new or gone; {READ}"
+    for block in shell_blocks():
         names = [name for name, text in SHELL.items() if text in block]
         assert len(names) == 1, f"no test runs this shell block, or two do: {names}\n{block}"
-    assert len(shell_blocks(read_part(PAGE))) == len(SHELL), f"a shell block is gone; {READ}"
+    assert len(shell_blocks()) == len(SHELL), f"a shell block is gone; {READ}"
 
 
 # --- one flow on more cores and machines -----------------------------------------------------
@@ -153,7 +151,7 @@ def dask(folder: Folder) -> Iterator[str]:
 
 def on(folder: Folder, name: str, address: str) -> None:
     """Give the folder's file the address of the scheduler of the tests."""
-    text = python_blocks(read_part(PAGE))[name]
+    text = python_blocks()[name]
     (folder.path / name).write_text(changed(text, ("tcp://127.0.0.1:8786", address)))
 
 
@@ -208,7 +206,7 @@ def test_a_mapped_notification_reaches_every_user_once(api: Api, tmp_path: Path)
 @pytest.mark.full
 def test_processes_compute_where_threads_only_wait(folder: Folder) -> None:
     (folder.path / "train.py").write_text(
-        changed(python_blocks(read_part(PAGE))["train.py"], ("STEPS = 4_000", "STEPS = 200"))
+        changed(python_blocks()["train.py"], ("STEPS = 4_000", "STEPS = 200"))
     )
     lines = folder.run(shell("train")).stdout.strip().splitlines()
     pattern = r"best rate ([\d.]+), loss ([\d.]+), [\d.]+ s, (\d) worker process\(es\)"

@@ -20,6 +20,7 @@ from prefect import tags
 from prefect.settings.models.runner import RunnerSettings
 from pytest_markdown_docs.plugin import extract_fence_tests
 from support import (
+    PAGE,
     ROOT,
     SCRIPTS,
     Api,
@@ -34,7 +35,6 @@ from support import (
 )
 from transcripts import (
     LOCAL,
-    PAGE,
     Recording,
     Transcript,
     normalised,

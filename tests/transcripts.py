@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support import ROOT, Api, background, clean_environment, script_path, server, wait_until
+from support import PAGE, ROOT, Api, background, clean_environment, script_path, server, wait_until
 
-PAGE = ROOT / "LEARNINGS.md"
 LOCAL = "http://127.0.0.1:4200"
 SERVE = f"python {script_path('09').name}"
 
