@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from growing_place import (
     python_blocks,
     shell,
 )
-from support import Api, free_port, parse_time, wait_until
+from support import Api, free_port, parse_time, script_path, wait_until
 
 LOGIN = ("admin", "server-password")
 
@@ -44,8 +43,16 @@ class TeamApi(Api):
 
     def wait_for(self, flow_run_id: str, state: str, seconds: float) -> None:
         """Return when the last state of the flow run is this one."""
-        what = f"flow run {flow_run_id} is {state}"
-        wait_until(what, lambda: self.last(flow_run_id) == state, seconds)
+        try:
+            wait_until(state, lambda: self.last(flow_run_id) == state, seconds)
+        except AssertionError:
+            told = "\n".join(
+                f"{one['timestamp']} {one['name']}: {one['message']}"
+                for one in self.states(flow_run_id)
+            )
+            raise AssertionError(
+                f"flow run {flow_run_id} is not {state} after {seconds} s, but:\n{told}"
+            ) from None
 
     def forget_automations(self) -> None:
         """Delete all automations."""
@@ -108,14 +115,6 @@ class Story:
     accepted: str
 
 
-@dataclass
-class Behind:
-    """The server and the story of its workers, under way."""
-
-    team: Future[Team]
-    story: Future[Story]
-
-
 def kill(process: psutil.Process) -> None:
     """Kill the process and all that it has started, as a power cut does."""
     family = [process, *process.children(recursive=True)]
@@ -137,6 +136,13 @@ def worker(team: Team, name: str) -> Iterator[psutil.Process]:
                 kill(family)
 
 
+def set_seconds(folder: Folder, seconds: int) -> None:
+    """Make all runs of `user_flow` that start from now on take so long."""
+    path = folder.path / script_path("09").name
+    text = path.read_text(encoding="utf-8")
+    path.write_text(re.sub(r"(USER_SECONDS =) \d+", rf"\1 {seconds}", text), encoding="utf-8")
+
+
 def play(team: Team) -> Story:
     """Kill a worker with one run running and one pending, and let another worker come."""
     api, folder = team.api, team.folder
@@ -152,11 +158,13 @@ def play(team: Team) -> Story:
         block = changed(block, ("SILENT_SECONDS = 90", f"SILENT_SECONDS = {silent}"))
         (folder.path / "rescue_runs.py").write_text(block)
         folder.run(shell("rescue"))
+        set_seconds(folder, 300)  # this one is not to end before its worker does
         running = api.trigger(deployment)
         wait_until("the run is running", lambda: api.last(running) == "Running", 60)
         pending = api.trigger(deployment)
         wait_until("a run is pending", lambda: api.last(pending) in ("Pending", "Submitting"))
         kill(first)
+        set_seconds(folder, 2)
         waiting = api.trigger(deployment)
     for run in (running, pending):
         api.wait_for(run, "AwaitingRetry", silent + 30)
