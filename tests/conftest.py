@@ -8,18 +8,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from beside import AT_ONCE, Keep, begin, beside, own_fixtures, start_cases
 from support import (
     QUICK_START,
     Api,
     FlowRun,
     Served,
+    calm_database,
     changed_copy,
     clean_environment,
     copy_database,
@@ -31,7 +33,6 @@ from support import (
     served_flow,
     wait_until,
 )
-from team import Behind, play, run_team
 
 # Before the first import of Prefect, which reads its settings only once.
 _home = tempfile.TemporaryDirectory(prefix="prefect-home-", ignore_cleanup_errors=True)
@@ -78,14 +79,14 @@ def empty_database(pytestconfig: pytest.Config) -> Path:
 
 
 @pytest.fixture(scope="session")
-def api(empty_database: Path) -> Iterator[Api]:
+def api(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """Return the API of the session's server, on which the flows of all tests run."""
-    folder = tempfile.mkdtemp()  # the harness removes it
-    copy_database(empty_database, Path(folder) / "prefect-test.db")
+    folder = tmp_path_factory.mktemp("harness")
+    database = calm_database(empty_database, folder, "prefect-test.db")
     # At its end a flow run joins its heartbeat thread, which costs up to a second.
     no_heartbeat = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prefect.testing.utilities.mkdtemp", lambda: folder)
+        patch.setattr("prefect.testing.utilities.mkdtemp", lambda: str(database.parent))
         with prefect_test_harness(server_startup_timeout=60), no_heartbeat:
             yield Api(str(PREFECT_API_URL.value()))
 
@@ -148,34 +149,22 @@ def record(api: Api) -> Callable[..., FlowRun]:
     return record
 
 
-@pytest.fixture(scope="session")
-def served(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+@beside
+def served(api: Api, empty_folder: Path, keep: Keep) -> Served:
     """Return lesson 09, in a process of its own, serving its flow on the session's server."""
-    folder = tmp_path_factory.mktemp("served")
     script = script_path("09")
-    with served_flow(api, changed_copy(script, folder, *seconds_scaled(script, 0.1)), folder) as it:
-        yield it
+    copy = changed_copy(script, empty_folder, *seconds_scaled(script, 0.1))
+    return keep(served_flow(api, copy, empty_folder))
 
 
-@pytest.fixture(scope="session")
-def behind(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Behind | None]:
-    """Return the team's server and the story of its workers, both under way, if a test asks."""
-    if not any("team" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        yield None
-        return
-    path = tmp_path_factory.mktemp("team")
-    with ExitStack() as stack, ThreadPoolExecutor(1) as thread:
-        team = thread.submit(lambda: stack.enter_context(run_team(path)))
-        yield Behind(team, thread.submit(lambda: play(team.result())))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ahead(request: pytest.FixtureRequest) -> None:
-    """Start that story, most of which is waiting, beside the tests that do not look at overlap."""
-    if request.module.__name__.startswith(("test_10", "test_11", "test_12", "test_growing")):
-        request.getfixturevalue("behind")
+@pytest.fixture(scope="session", autouse=True)
+def under_way(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Any]]]:
+    """Return what is done beside the tests, under way, by name."""
+    with ExitStack() as stack, ThreadPoolExecutor(AT_ONCE) as threads:
+        work = begin(request, threads, stack)
+        yield work
+        for future in work.values():
+            future.cancel()
 
 
 @pytest.fixture
@@ -191,6 +180,29 @@ def printed(
     capfd.readouterr()
     runpy.run_path(str(copy), run_name="__main__")
     return capfd.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def hurried(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the lesson that waits a twenty-fifth of its time."""
+    return changed_copy(path, tmp_path_factory.mktemp("hurried"), *seconds_scaled(path, 0.04))
+
+
+# The tests of a module that wait for programs to end, under way.
+_cases: dict[pytest.Item, Future[Any]] = {}
+_threads = ThreadPoolExecutor(3)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run the tests that are marked so side by side: at the first one, start all like it."""
+    module_wide = {"path", "hurried", "as_written"}
+    if not pyfuncitem.get_closest_marker("together") or own_fixtures(pyfuncitem) - module_wide:
+        return None
+    if pyfuncitem not in _cases:
+        _cases.update(start_cases(pyfuncitem, _threads))
+    _cases[pyfuncitem].result()
+    return True
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,6 +14,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 import requests
+from beside import beside
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from stub import Answer, stub
 from support import (
@@ -61,10 +62,10 @@ class Evidence:
     servers_in_reach: list[str]
 
 
-@pytest.fixture(scope="module")
-def evidence(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+@beside
+def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
     """Serve the flow on a server that lesson 09 starts itself, watch it, and end it by Ctrl-C."""
-    folder = tmp_path_factory.mktemp("evidence")
+    folder = empty_folder
     home = str(folder / "home")
     copy_database(empty_database, Path(home) / "prefect.db")
     script, port = script_path("09"), str(free_port())

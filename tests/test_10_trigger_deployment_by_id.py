@@ -19,12 +19,12 @@ from stub import (
 from support import (
     Served,
     assert_one_line,
-    changed_copy,
     read,
     run_script,
     script_path,
-    seconds_scaled,
 )
+
+pytestmark = pytest.mark.together
 
 READ = read("10")
 
@@ -103,9 +103,8 @@ def test_a_bad_api_url_is_one_clear_line(path: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", MISBEHAVIOUR)
-def test_a_misbehaving_server_is_one_clear_line(path: Path, tmp_path: Path, case: str) -> None:
+def test_a_misbehaving_server_is_one_clear_line(hurried: Path, case: str) -> None:
     answer, hint = MISBEHAVIOUR[case]
-    hurried = changed_copy(path, tmp_path, *seconds_scaled(path, 0.05))
     with stub(lambda _: answer) as server:
         assert_one_line(run_script(hurried, DEPLOYMENT_ID, "--api-url", server.api_url), hint)
     assert len(server.received) == 1, f"lesson 10 sends once, it has no idempotency key; {READ}"

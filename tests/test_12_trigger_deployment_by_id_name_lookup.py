@@ -29,23 +29,17 @@ from support import (
     ROOT,
     Served,
     assert_one_line,
-    changed_copy,
     clean_environment,
     read,
     run_script,
-    seconds_scaled,
     wait_until,
 )
+
+pytestmark = pytest.mark.together
 
 READ = read("12")
 TRIGGER = f"/api/deployments/{DEPLOYMENT_ID}/create_flow_run"
 SCHEDULED = "Scheduled: calm-crow"
-
-
-@pytest.fixture
-def hurried(path: Path, tmp_path: Path) -> Path:
-    """Return a copy of the lesson that waits a fiftieth of its time."""
-    return changed_copy(path, tmp_path, *seconds_scaled(path, 0.02))
 
 
 def posts(received: list[Request]) -> list[Request]:

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 import requests
+from beside import Keep, beside
 from growing_place import (
     READ,
     SHELL,
@@ -36,7 +37,7 @@ from support import (
     script_path,
     wait_until,
 )
-from team import LOGIN, Behind, Story, Team, worker
+from team import LOGIN, Story, Team, play, run_team, worker
 
 PYTHON = {
     "on_dask.py",
@@ -79,11 +80,15 @@ def at_once(runs: list[TaskRun]) -> int:
     return max(sum(other.start <= run.start < other.end for other in runs) for run in runs)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, api: Api) -> Folder:
-    """Return the reader's folder, on the session's server."""
-    path = tmp_path_factory.mktemp("folder")
+def readers_folder(path: Path, api: Api) -> Folder:
+    """Return the reader's folder at `path`, on the session's server."""
     return make_folder(path, python_blocks(), 0.1, PREFECT_API_URL=api.url)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, api: Api) -> Folder:
+    """Return the reader's folder, on the session's server."""
+    return readers_folder(tmp_path, api)
 
 
 # --- the page --------------------------------------------------------------------------------
@@ -122,16 +127,19 @@ def assert_like_threads(run: FlowRun, output: str) -> None:
     }, f"the page says which two arrows of the run graph Dask does not draw; {READ}"
 
 
-def test_lesson_08_runs_unchanged_on_a_dask_cluster_of_processes(folder: Folder, api: Api) -> None:
-    result = folder.run(shell("on dask"))
+@beside
+def test_lesson_08_runs_unchanged_on_a_dask_cluster_of_processes(
+    empty_folder: Path, api: Api
+) -> None:
+    result = readers_folder(empty_folder, api).run(shell("on dask"))
     output = result.stderr + result.stdout
     assert "Creating a new Dask cluster" in output, f"the cluster is not the flow's own; {READ}"
     assert_like_threads(recorded(api, output), output)
 
 
-@pytest.fixture(scope="module")
-def dask(folder: Folder) -> Iterator[str]:
-    """Return the address of a running Dask scheduler with two workers of one thread."""
+@contextmanager
+def dask_scheduler(folder: Folder) -> Iterator[str]:
+    """Give the address of a running Dask scheduler with two workers of one thread."""
     port = str(free_port())
     # The settings come with the flow, not from the worker's environment.
     bare = Folder(folder.path, {**folder.environment}, folder.logs)
@@ -156,20 +164,23 @@ def on(folder: Folder, name: str, address: str) -> None:
 
 
 @pytest.mark.full
-def test_lesson_08_runs_unchanged_on_a_dask_scheduler(folder: Folder, api: Api, dask: str) -> None:
-    on(folder, "on_scheduler.py", dask)
-    result = folder.run(shell("on scheduler"))
+def test_lesson_08_runs_unchanged_on_a_dask_scheduler(folder: Folder, api: Api) -> None:
+    with dask_scheduler(folder) as dask:
+        on(folder, "on_scheduler.py", dask)
+        result = folder.run(shell("on scheduler"))
     output = result.stderr + result.stdout
     assert dask in output, f"the flow made a cluster of its own; {READ}"
     assert_like_threads(recorded(api, output), output)
 
 
-def test_many_users_share_the_workers(folder: Folder, api: Api, dask: str) -> None:
-    block = shell("many users", ("tcp://127.0.0.1:8786", dask), (" 6", " 3"))
-    lines = block.splitlines()
-    threads, workers = lines
-    assert at_most(folder, api, threads) > 2, f"threads do not run all users at once; {READ}"
-    assert at_most(folder, api, workers) == 2, f"two workers of one thread run two steps; {READ}"
+@beside
+def test_many_users_share_the_workers(empty_folder: Path, api: Api) -> None:
+    folder = readers_folder(empty_folder, api)
+    with dask_scheduler(folder) as dask:
+        block = shell("many users", ("tcp://127.0.0.1:8786", dask), (" 6", " 3"))
+        threads, workers = (at_most(folder, api, line) for line in block.splitlines())
+    assert threads > 2, f"threads do not run all users at once; {READ}"
+    assert workers == 2, f"two workers of one thread run two steps; {READ}"
 
 
 def at_most(folder: Folder, api: Api, line: str) -> int:
@@ -221,16 +232,16 @@ def test_processes_compute_where_threads_only_wait(folder: Folder) -> None:
 # --- many runs on more machines, and a server for a team -------------------------------------
 
 
-@pytest.fixture(scope="module")
-def team(behind: Behind) -> Team:
+@beside
+def team(empty_folder: Path, keep: Keep) -> Team:
     """Return the team's server, once it runs."""
-    return behind.team.result()
+    return keep(run_team(empty_folder))
 
 
-@pytest.fixture(scope="module")
-def story(behind: Behind, team: Team) -> Story:
+@beside
+def story(team: Team) -> Story:
     """Return what happened to the runs of the worker that was killed."""
-    return behind.story.result()
+    return play(team)
 
 
 def names(states: list[dict[str, Any]]) -> list[str]:

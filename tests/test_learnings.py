@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pytest
+from beside import Keep, beside
 from markdown_it import MarkdownIt
 from prefect import tags
 from prefect.settings.models.runner import RunnerSettings
@@ -27,10 +28,12 @@ from support import (
     FlowRun,
     Served,
     TaskRun,
+    calm_database,
     changed_copy,
     load_lesson,
     script_path,
     seconds_scaled,
+    server,
     wait_until,
 )
 from transcripts import (
@@ -39,7 +42,7 @@ from transcripts import (
     Transcript,
     normalised,
     read_transcripts,
-    recording,
+    record_all,
 )
 
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -149,11 +152,12 @@ def test_every_section_has_its_parts(script: str) -> None:
 # --- transcripts -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def recorded(empty_database: Path) -> Iterator[Recording]:
-    """Return the runs of all transcripts, under way."""
-    with recording(TRANSCRIPTS, empty_database) as running:
-        yield running
+@beside
+def recorded(empty_database: Path, empty_folder: Path, keep: Keep) -> Recording:
+    """Return what the commands of all transcripts print."""
+    url = f"sqlite+aiosqlite:///{calm_database(empty_database, empty_folder)}"
+    running = keep(server(empty_database, PREFECT_SERVER_DATABASE_CONNECTION_URL=url))
+    return record_all(TRANSCRIPTS, Api(running.api_url), running.home)
 
 
 def shown(script: str) -> Transcript:
@@ -174,7 +178,7 @@ def shown(script: str) -> Transcript:
 
 def recorded_runs(recorded: Recording, script: str) -> list[FlowRun]:
     """Return the flow runs whose pages the script's transcript shows."""
-    output = recorded.output(shown(script))
+    output = recorded.outputs[shown(script)]
     return [recorded.api.ended(run) for run in re.findall(r"/runs/flow-run/(\S+)", output)]
 
 
@@ -182,7 +186,7 @@ def recorded_runs(recorded: Recording, script: str) -> list[FlowRun]:
 def test_a_transcript_is_what_the_command_prints(
     transcript: Transcript, recorded: Recording
 ) -> None:
-    assert normalised(transcript.output) == normalised(recorded.output(transcript)), (
+    assert normalised(transcript.output) == normalised(recorded.outputs[transcript]), (
         f"LEARNINGS.md, line {transcript.line}, shows something else than {transcript.command!r} "
         "prints: python tests/transcripts.py rewrites it"
     )

@@ -5,18 +5,18 @@
 
 import signal
 import sys
-import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import requests
+from beside import Keep, beside
 from stub import Answer, Request, stub
 from support import (
     Api,
@@ -40,41 +40,57 @@ LOGIN = "admin:sesame"
 THREADS = 8
 
 
-@pytest.fixture(scope="module")
-def protected(empty_database: Path) -> Iterator[Server]:
+@beside
+def protected(empty_database: Path, keep: Keep) -> Server:
     """Return a Prefect server on SQLite that asks for credentials."""
-    with server(empty_database, PREFECT_SERVER_API_AUTH_STRING=LOGIN) as running:
-        yield running
+    return keep(server(empty_database, PREFECT_SERVER_API_AUTH_STRING=LOGIN))
 
 
-@pytest.fixture(scope="module")
-def api(protected: Server) -> Api:
-    """Return its API."""
-    return Api(protected.api_url, ("admin", "sesame"))
-
-
-@pytest.fixture(scope="module")
-def served(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+@beside
+def serving(protected: Server, empty_folder: Path, keep: Keep) -> Served:
     """Return lesson 09 serving on that server, and polling it."""
-    folder = tmp_path_factory.mktemp("served")
     changes = (("USER_SECONDS = 1", "USER_SECONDS = 0.1"), ("RUN_LIMIT = 5", "RUN_LIMIT = 1"))
-    script = changed_copy(script_path("09"), folder, *changes)
+    script = changed_copy(script_path("09"), empty_folder, *changes)
+    api = Api(protected.api_url, ("admin", "sesame"))
     # One flow run at a time: hundreds are triggered here, and this is about triggering them.
-    with served_flow(api, script, folder, PREFECT_API_AUTH_STRING=LOGIN) as it:
-        yield it
+    return keep(served_flow(api, script, empty_folder, PREFECT_API_AUTH_STRING=LOGIN))
+
+
+@dataclass
+class Restart:
+    """What happened to the triggers during which the server was stopped and started."""
+
+    keys: list[str]
+    failures: list[str]
+    runs: Counter[str]
+
+
+@beside
+def restart(protected: Server, serving: Served) -> Restart:
+    """Trigger without a break while the server is stopped and started again."""
+    api, keys = serving.api, [str(uuid.uuid4()) for _ in range(20)]
+    with ThreadPoolExecutor(1) as thread:
+        load = thread.submit(lambda: trigger_all(api, keys))
+        wait_until("the first triggers arrived", lambda: len(runs_by_key(api, keys)) >= 4)
+        protected.stop()
+        assert not load.done(), "the load ended before the server did: enlarge it"
+        protected.start()
+        failures = load.result(120)
+    runs = runs_by_key(api, keys)
+    forget(api, serving.deployment["id"])
+    return Restart(keys, failures, runs)
+
+
+@pytest.fixture(scope="module")
+def guarded(serving: Served, restart: Restart) -> Served:
+    """Return lesson 09 serving on the protected server, once that has been restarted."""
+    return serving
 
 
 @pytest.fixture
 def path() -> Path:
     """Return the path of lesson 12."""
     return script_path("12")
-
-
-@pytest.fixture
-def lesson(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Return lesson 12, with the credentials in its environment."""
-    monkeypatch.setenv("PREFECT_API_AUTH_STRING", LOGIN)
-    return load_lesson(script_path("12"))
 
 
 def from_threads(number: int, trigger: Callable[[int], Any]) -> list[Any]:
@@ -100,14 +116,16 @@ def forget(api: Api, deployment_id: str) -> None:
             api.delete(f"/flow_runs/{run['id']}")
 
 
-def trigger_all(lesson: ModuleType, url: str, keys: list[str]) -> list[str]:
+def trigger_all(api: Api, keys: list[str]) -> list[str]:
     """Trigger once for each key by lesson 12's own functions; return what failed."""
+    lesson = load_lesson(script_path("12"))
 
     def trigger(number: int) -> str | None:
-        session = lesson.make_session(url)
+        session = lesson.make_session(api.url)
+        session.auth = api.auth
         try:
-            deployment = lesson.get_deployment(session, url, NAME)
-            lesson.trigger_deployment(session, url, deployment, {"user_id": 101}, keys[number])
+            deployment = lesson.get_deployment(session, api.url, NAME)
+            lesson.trigger_deployment(session, api.url, deployment, {"user_id": 101}, keys[number])
         except OSError as error:
             return str(error)
         return None
@@ -115,7 +133,7 @@ def trigger_all(lesson: ModuleType, url: str, keys: list[str]) -> list[str]:
     return [failure for failure in from_threads(len(keys), trigger) if failure]
 
 
-def test_an_answer_that_gets_lost_does_not_trigger_twice(path: Path, served: Served) -> None:
+def test_an_answer_that_gets_lost_does_not_trigger_twice(path: Path, guarded: Served) -> None:
     """A proxy passes every request on, and drops the first answer to the trigger."""
     key = str(uuid.uuid4())
     dropped: list[int] = []
@@ -123,10 +141,10 @@ def test_an_answer_that_gets_lost_does_not_trigger_twice(path: Path, served: Ser
     def proxy(request: Request) -> Answer:
         answer = requests.request(
             request.method,
-            served.api.url.removesuffix("/api") + request.path,
+            guarded.api.url.removesuffix("/api") + request.path,
             data=request.text.encode(),
             headers={"Content-Type": "application/json"},
-            auth=served.api.auth,
+            auth=guarded.api.auth,
             timeout=30,
         )
         if request.path.endswith("/create_flow_run") and not dropped:
@@ -138,8 +156,17 @@ def test_an_answer_that_gets_lost_does_not_trigger_twice(path: Path, served: Ser
         result = run_script(path, "--idempotency-key", key, "--api-url", between.api_url)
     assert dropped == [201], "the server did not act before its answer was dropped"
     assert result.returncode == 0, f"the trigger was given up: {result.stderr}; {READ}"
-    (run,) = served.api.flow_runs(flow_runs={"idempotency_key": {"any_": [key]}})
+    (run,) = guarded.api.flow_runs(flow_runs={"idempotency_key": {"any_": [key]}})
     assert result.stdout.strip() == run["id"], f"not the one flow run under its key; {READ}"
+
+
+def test_the_right_credentials_trigger_and_do_not_show(path: Path, guarded: Served) -> None:
+    settings = {"PREFECT_API_URL": guarded.api.url, "PREFECT_API_AUTH_STRING": LOGIN}
+    result = run_script(path, **settings)
+    assert result.returncode == 0, f"{result.stderr}; {READ}"
+    run = guarded.api.flow_run(result.stdout.strip()).data
+    assert run["deployment_id"] == guarded.deployment["id"], f"another one ran; {READ}"
+    assert "sesame" not in result.stderr, f"a credential is shown; {READ}"
 
 
 @pytest.mark.parametrize(
@@ -149,68 +176,69 @@ def test_an_answer_that_gets_lost_does_not_trigger_twice(path: Path, served: Ser
 )
 @pytest.mark.parametrize("number", ["10", "11", "12"])
 def test_refused_credentials_are_one_clear_line(
-    served: Served, number: str, login: str | None, hint: str
+    guarded: Served, number: str, login: str | None, hint: str
 ) -> None:
-    settings = {"PREFECT_API_URL": served.api.url}
+    settings = {"PREFECT_API_URL": guarded.api.url}
     if login:
         settings["PREFECT_API_AUTH_STRING"] = login
-    name = served.deployment["id"] if number == "10" else NAME
+    name = guarded.deployment["id"] if number == "10" else NAME
     result = run_script(script_path(number), name, **settings)
     assert_one_line(result, hint if number == "12" else "wants credentials; lesson 12 sends them")
     assert "secret" not in result.stderr, f"a credential is shown; {read(number)}"
 
 
-def test_wrong_credentials_end_lesson_09_with_one_line(served: Served) -> None:
-    settings = {"PREFECT_API_URL": served.api.url, "PREFECT_API_AUTH_STRING": "admin:wrong-secret"}
+def test_wrong_credentials_end_lesson_09_with_one_line(guarded: Served) -> None:
+    settings = {"PREFECT_API_URL": guarded.api.url, "PREFECT_API_AUTH_STRING": "admin:wrong-secret"}
     result = run_script(script_path("09"), **settings)
     assert result.returncode == 1, f"exit {result.returncode}; {read('09')}"
-    assert result.stderr == f"The server at {served.api.url} refused: 401\n", read("09")
+    assert result.stderr == f"The server at {guarded.api.url} refused: 401\n", read("09")
 
 
-def test_a_killed_process_loses_no_queued_run(
-    path: Path, protected: Server, api: Api, tmp_path: Path
-) -> None:
-    """The serving process is killed with one run running and two queued; then it serves again."""
-    name = "user-flow/killed"
-    changes = (('"user-deployment"', '"killed"'), ("RUN_LIMIT = 5", "RUN_LIMIT = 1"))
-    script = changed_copy(script_path("09"), tmp_path, *changes)
-    settings = {
-        "PREFECT_API_URL": api.url,
-        "PREFECT_API_AUTH_STRING": LOGIN,
-    }
+@beside
+def killed(api: Api, empty_folder: Path) -> list[Counter[str]]:
+    """Kill the serving process with one run running and two queued, and serve again.
+
+    Return the states of the three runs after the kill, and when the other process is done.
+    """
+    name, settings = "user-flow/killed", {"PREFECT_API_URL": api.url}
+    endless = (('"user-deployment"', '"killed"'), ("USER_SECONDS = 1", "USER_SECONDS = 300"))
+    one_by_one = ("RUN_LIMIT = 5", "RUN_LIMIT = 1")
+    script = changed_copy(script_path("09"), empty_folder, one_by_one, *endless)
     command = [sys.executable, str(script)]
-    triggers = ["101", "102", "103"]
-    with background(command, tmp_path / "first", signal.SIGKILL, **settings):
+
+    def states() -> Counter[str]:
+        return Counter(api.flow_run(flow_run_id).state for flow_run_id in ids)
+
+    with background(command, empty_folder / "1.log", signal.SIGKILL, **settings):
         wait_until("the flow is served", lambda: api.is_ready(name), 60)
-        ids = [
-            run_script(path, name, "-p", f"user_id={user}", **settings).stdout.strip()
-            for user in triggers
-        ]
-        wait_until(
-            "one run is running", lambda: any(api.flow_run(i).state == "Running" for i in ids), 60
-        )
+        triggered = [run_script(script_path("12"), name, **settings) for _ in range(3)]
+        ids = [result.stdout.strip() for result in triggered]
+        wait_until("one run is running", lambda: states()["Running"], 60)
     # SIGKILL took the process and its flow run: nobody could tell the server.
-    states = Counter(api.flow_run(i).state for i in ids)
-    assert states["Running"] == 1, f"observed {states}, LEARNINGS.md says otherwise; {READ}"
-    with background(command, tmp_path / "second", signal.SIGTERM, **settings):
-        queued = [i for i in ids if api.flow_run(i).state != "Running"]
-        for flow_run_id in queued:
-            run = api.ended(flow_run_id, 60)
-            assert run.state == "Completed", f"a queued run is {run.state}; {READ}"
-        states = Counter(api.flow_run(i).state for i in ids)
-    assert states == {"Completed": 2, "Running": 1}, (
-        f"observed {states}: what LEARNINGS.md says of the run that was running is not so; {READ}"
+    after_kill = states()
+    changed_copy(script, empty_folder, ("USER_SECONDS = 300", "USER_SECONDS = 0.1"))
+    with background(command, empty_folder / "2.log", signal.SIGTERM, **settings):
+        wait_until("no run is queued", lambda: states()["Completed"] == 2, 60)
+    return [after_kill, states()]
+
+
+def test_a_killed_process_loses_no_queued_run(killed: list[Counter[str]]) -> None:
+    after_kill, at_the_end = killed
+    assert after_kill["Running"] == 1, f"observed {after_kill}, LEARNINGS.md says else; {READ}"
+    assert at_the_end == {"Running": 1, "Completed": 2}, (
+        f"observed {at_the_end}: what LEARNINGS.md says of the run that was running is not so; "
+        f"{READ}"
     )
 
 
-# The load comes last: SQLite needs a while to recover from it.
+# SQLite needs a while to recover from the load.
 
 
 @pytest.mark.parametrize("size", [16, pytest.param(200, marks=pytest.mark.full)])
 def test_under_load_no_trigger_is_lost_and_none_doubled(
-    lesson: ModuleType, served: Served, record_property: Callable[[str, object], None], size: int
+    guarded: Served, record_property: Callable[[str, object], None], size: int
 ) -> None:
-    api, trigger = served.api, f"/deployments/{served.deployment['id']}/create_flow_run"
+    api, trigger = guarded.api, f"/deployments/{guarded.deployment['id']}/create_flow_run"
 
     def plain(number: int) -> str:
         body = {"parameters": {"user_id": 101}}
@@ -222,7 +250,7 @@ def test_under_load_no_trigger_is_lost_and_none_doubled(
 
     answers = Counter(from_threads(size, plain))
     keys = [str(uuid.uuid4()) for _ in range(size)]
-    failures = trigger_all(lesson, api.url, keys)
+    failures = trigger_all(api, keys)
     report = (
         f"{size} triggers from {THREADS} threads on SQLite: a plain requests.post lost "
         f"{size - answers['201']} ({dict(answers)}), lesson 12 lost {len(failures)}"
@@ -230,26 +258,11 @@ def test_under_load_no_trigger_is_lost_and_none_doubled(
     record_property("load", report)
     print(report)
     runs = runs_by_key(api, keys)
-    forget(api, served.deployment["id"])
+    forget(api, guarded.deployment["id"])
     assert failures == [], f"triggers were given up; {READ}"
     assert runs == Counter(keys), f"not one run for each key; {READ}"
 
 
-def test_a_server_restart_in_the_middle_loses_and_doubles_nothing(
-    lesson: ModuleType, protected: Server, served: Served
-) -> None:
-    keys = [str(uuid.uuid4()) for _ in range(20)]
-    failures: list[str] = []
-    load = threading.Thread(
-        target=lambda: failures.extend(trigger_all(lesson, protected.api_url, keys))
-    )
-    load.start()
-    wait_until("the first triggers arrived", lambda: len(runs_by_key(served.api, keys)) >= 4)
-    protected.stop()
-    assert load.is_alive(), "the load ended before the server did: enlarge it"
-    protected.start()
-    load.join(120)
-    runs = runs_by_key(served.api, keys)
-    forget(served.api, served.deployment["id"])
-    assert failures == [], f"triggers were given up while the server was away; {READ}"
-    assert runs == Counter(keys), f"not one run for each key; {READ}"
+def test_a_server_restart_in_the_middle_loses_and_doubles_nothing(restart: Restart) -> None:
+    assert restart.failures == [], f"triggers were given up while the server was away; {READ}"
+    assert restart.runs == Counter(restart.keys), f"not one run for each key; {READ}"

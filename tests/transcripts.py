@@ -10,14 +10,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support import PAGE, ROOT, Api, background, clean_environment, script_path, server, wait_until
+from support import (
+    PAGE,
+    ROOT,
+    Api,
+    background,
+    clean_environment,
+    script_path,
+    server,
+    wait_until,
+)
 
 LOCAL = "http://127.0.0.1:4200"
 SERVE = f"python {script_path('09').name}"
@@ -148,35 +155,27 @@ def run_served(transcripts: list[Transcript], api: Api, home: Path) -> dict[Tran
 
 @dataclass
 class Recording:
-    """The runs of all transcripts, under way on a server of their own."""
+    """What the commands of the transcripts printed, and the server that they ran on."""
 
     api: Api
-    runs: dict[Transcript, "Future[str]"]
-    served: "Future[dict[Transcript, str]]"
-
-    def output(self, transcript: Transcript) -> str:
-        """Return what the command of the transcript printed, when it has ended."""
-        if transcript.is_of_served_flow:
-            return self.served.result()[transcript]
-        return self.runs[transcript].result()
+    outputs: dict[Transcript, str]
 
 
-@contextmanager
-def recording(transcripts: list[Transcript], database: Path | None = None) -> Iterator[Recording]:
-    """Run the commands of the transcripts, several at a time: most of them sleep."""
+def record_all(transcripts: list[Transcript], api: Api, home: Path) -> Recording:
+    """Run the commands of the transcripts, a few at a time: most of them sleep."""
     lessons = [transcript for transcript in transcripts if not transcript.is_of_served_flow]
     served = [transcript for transcript in transcripts if transcript.is_of_served_flow]
-    with server(database) as running, ThreadPoolExecutor(5) as pool:
-        api = Api(running.api_url)
-        served_runs = pool.submit(run_served, served, api, running.home)
+    with ThreadPoolExecutor(4) as pool:
+        served_runs = pool.submit(run_served, served, api, home)
         runs = {
             # Longest first: what starts a server, then the later lessons, which sleep longest.
             lesson: pool.submit(
-                run_command, lesson.command, api.url if lesson.has_server else None, running.home
+                run_command, lesson.command, api.url if lesson.has_server else None, home
             )
             for lesson in sorted(lessons, key=lambda it: (it.has_server, -it.line))
         }
-        yield Recording(api, runs, served_runs)
+        outputs = {lesson: run.result() for lesson, run in runs.items()}
+        return Recording(api, outputs | served_runs.result())
 
 
 def main() -> None:
@@ -186,8 +185,9 @@ def main() -> None:
     os.environ.update(environment)
     text = PAGE.read_text(encoding="utf-8")
     transcripts = read_transcripts(text)
-    with recording(transcripts) as recorded:
-        outputs = [recorded.output(transcript) for transcript in transcripts]
+    with server() as running:
+        recorded = record_all(transcripts, Api(running.api_url), running.home)
+    outputs = [recorded.outputs[transcript] for transcript in transcripts]
     noise, nothing = CHANGING[0]
     renewed = iter(zip(transcripts, outputs, strict=True))
 
