@@ -103,16 +103,28 @@ def as_written(path: Path) -> ModuleType:
     return load_lesson(path)
 
 
+@pytest.fixture(scope="session")
+def load_scaled() -> Callable[[Path, float], ModuleType]:
+    """Return a function that loads a lesson afresh, with its seconds so many times as long."""
+
+    def load_scaled(path: Path, factor: float) -> ModuleType:
+        module = load_afresh(path)
+        for name, value in vars(module).items():
+            if name.endswith("_SECONDS"):
+                setattr(module, name, value * factor)
+            if isinstance(value, Task) and isinstance(value.retry_delay_seconds, int | float):
+                value.retry_delay_seconds *= factor
+        return module
+
+    return load_scaled
+
+
 @pytest.fixture(scope="module")
-def lesson(request: pytest.FixtureRequest, path: Path) -> ModuleType:
+def lesson(
+    request: pytest.FixtureRequest, path: Path, load_scaled: Callable[[Path, float], ModuleType]
+) -> ModuleType:
     """Return the lesson with all its seconds made SCALE (of the test file) times as long."""
-    module = load_afresh(path)
-    for name, value in vars(module).items():
-        if name.endswith("_SECONDS"):
-            setattr(module, name, value * request.module.SCALE)
-        if isinstance(value, Task) and isinstance(value.retry_delay_seconds, int | float):
-            value.retry_delay_seconds *= request.module.SCALE
-    return module
+    return load_scaled(path, request.module.SCALE)
 
 
 @task

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from support import ADA_CHURN, STORY, FlowRun, assert_delays, assert_diamond, read, told
 
-SCALE = 0.08
+SCALE = 0.02
+TIMED_SCALE = 0.08  # where it is looked at what overlaps
 READ = read("08")
 RETRIED = [
     "fetch_user_info",
@@ -39,9 +40,13 @@ def outages(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, in
 
 
 @pytest.fixture(scope="module")
-def run(lesson: ModuleType, record: Callable[..., FlowRun]) -> FlowRun:
+def run(
+    path: Path,
+    load_scaled: Callable[[Path, float], ModuleType],
+    record: Callable[..., FlowRun],
+) -> FlowRun:
     """Return the flow run with the default parameters."""
-    return record(lesson.pipeline_flow)
+    return record(load_scaled(path, TIMED_SCALE).pipeline_flow)
 
 
 def test_the_steps_form_the_diamond_and_the_notification_comes_last(run: FlowRun) -> None:

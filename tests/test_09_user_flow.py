@@ -196,9 +196,10 @@ def test_ctrl_c_pauses_the_deployment_and_leaves_no_process(evidence: Evidence) 
         assert probe.connect_ex(("127.0.0.1", port)) != 0, f"the server still runs; {READ}"
 
 
-def test_a_bad_interval_is_one_clear_line(path: Path) -> None:
+@beside
+def test_a_bad_interval_is_one_clear_line() -> None:
     hint = "--interval takes a number of seconds above 0, such as 60, not 'soon'"
-    assert_one_line(run_script(path, "--interval", "soon"), hint)
+    assert_one_line(run_script(script_path("09"), "--interval", "soon"), hint)
 
 
 @pytest.mark.parametrize("interval", ["0", "-1", "nan", "inf", ""])
@@ -239,10 +240,11 @@ def test_a_web_page_is_no_prefect_server(refusal: Callable[[], str]) -> None:
     assert line.startswith(f"No Prefect server answers at {server.api_url}"), READ
 
 
-def test_a_port_taken_by_another_program_is_one_clear_line(path: Path, tmp_path: Path) -> None:
+@beside
+def test_a_port_taken_by_another_program_is_one_clear_line(empty_folder: Path) -> None:
     with stub(lambda _: Answer(404, "nothing here")) as server:
         port = server.url.rsplit(":", 1)[1]
-        result = run_script(changed_copy(path, tmp_path, ("4200", port)))
+        result = run_script(changed_copy(script_path("09"), empty_folder, ("4200", port)))
     assert_one_line(result, f"No server on port {port}: taken by another program?")
 
 

@@ -5,6 +5,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from beside import beside
 from stub import (
     BAD_API_URLS,
     BAD_PARAMETERS,
@@ -122,10 +123,12 @@ def test_it_says_what_to_type(path: Path) -> None:
     assert "--param" in result.stdout, f"--help does not name the options; {READ}"
 
 
-def test_with_lesson_11_it_runs_the_served_flow(path: Path, served: Served) -> None:
+@beside
+def test_with_lesson_11_it_runs_the_served_flow(served: Served) -> None:
     url = served.api.url
     found = run_script(script_path("11"), "user-flow/user-deployment", PREFECT_API_URL=url)
-    result = run_script(path, found.stdout.strip(), "-p", "user_id=102", PREFECT_API_URL=url)
+    command = (script_path("10"), found.stdout.strip(), "-p", "user_id=102")
+    result = run_script(*command, PREFECT_API_URL=url)
     run = served.api.ended(result.stdout.strip())
     assert run.state == "Completed", f"the flow run is {run.state}; {READ}"
     assert run.data["parameters"] == {"user_id": 102}, f"the parameters got lost; {READ}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from beside import beside
 from stub import (
     BAD_API_URLS,
     BAD_NAMES,
@@ -32,6 +33,7 @@ from support import (
     clean_environment,
     read,
     run_script,
+    script_path,
     wait_until,
 )
 
@@ -217,8 +219,10 @@ def test_a_refusal_of_the_server_is_one_clear_line(path: Path, served: Served) -
 # --- waiting ---------------------------------------------------------------------------------
 
 
-def test_wait_follows_the_served_flow_to_its_end(path: Path, served: Served) -> None:
-    result = run_script(path, "-p", "user_id=103", "--wait", PREFECT_API_URL=served.api.url)
+@beside
+def test_wait_follows_the_served_flow_to_its_end(served: Served) -> None:
+    command = (script_path("12"), "-p", "user_id=103", "--wait")
+    result = run_script(*command, PREFECT_API_URL=served.api.url)
     assert result.returncode == 0, f"Completed exits {result.returncode}: {result.stderr}; {READ}"
     run = served.api.flow_run(result.stdout.strip())
     assert (run.state, run.data["parameters"]) == ("Completed", {"user_id": 103}), READ
@@ -229,8 +233,10 @@ def test_wait_follows_the_served_flow_to_its_end(path: Path, served: Served) -> 
     )
 
 
-def test_wait_fails_when_the_flow_run_fails(path: Path, served: Served) -> None:
-    result = run_script(path, "-p", "user_id=999", "--wait", PREFECT_API_URL=served.api.url)
+@beside
+def test_wait_fails_when_the_flow_run_fails(served: Served) -> None:
+    command = (script_path("12"), "-p", "user_id=999", "--wait")
+    result = run_script(*command, PREFECT_API_URL=served.api.url)
     assert result.returncode == 1, f"Failed exits {result.returncode}; {READ}"
     assert result.stderr.splitlines()[-1] == (
         "Failed: Flow run encountered an exception: LookupError: no user 999"
