@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,33 +57,60 @@ def serving(protected: Server, empty_folder: Path, keep: Keep) -> Served:
 
 
 @dataclass
-class Restart:
-    """What happened to the triggers during which the server was stopped and started."""
+class Load:
+    """What became of many triggers by lesson 12, each under a key of its own, and of plain ones."""
 
     keys: list[str]
     failures: list[str]
     runs: Counter[str]
+    plain: Counter[str] = field(default_factory=Counter)
 
 
 @beside
-def restart(protected: Server, serving: Served) -> Restart:
+def restart(protected: Server, serving: Served) -> Load:
     """Trigger without a break while the server is stopped and started again."""
     api, keys = serving.api, [str(uuid.uuid4()) for _ in range(20)]
     with ThreadPoolExecutor(1) as thread:
-        load = thread.submit(lambda: trigger_all(api, keys))
+        triggering = thread.submit(lambda: trigger_all(api, keys))
         wait_until("the first triggers arrived", lambda: len(runs_by_key(api, keys)) >= 4)
         protected.stop()
-        assert not load.done(), "the load ended before the server did: enlarge it"
+        assert not triggering.done(), "the load ended before the server did: enlarge it"
         protected.start()
-        failures = load.result(120)
+        failures = triggering.result(120)
     runs = runs_by_key(api, keys)
     forget(api, serving.deployment["id"])
-    return Restart(keys, failures, runs)
+    return Load(keys, failures, runs)
+
+
+def put_under_load(serving: Served, size: int) -> Load:
+    """Trigger from eight threads, first by plain requests and then by lesson 12."""
+    api, trigger = serving.api, f"/deployments/{serving.deployment['id']}/create_flow_run"
+
+    def plain(number: int) -> str:
+        body = {"parameters": {"user_id": 101}}
+        try:
+            answer = requests.post(api.url + trigger, json=body, auth=api.auth, timeout=10)
+        except requests.RequestException as error:
+            return type(error).__name__
+        return str(answer.status_code)
+
+    answers = Counter(from_threads(size, plain))
+    keys = [str(uuid.uuid4()) for _ in range(size)]
+    failures = trigger_all(api, keys)
+    runs = runs_by_key(api, keys)
+    forget(api, serving.deployment["id"])
+    return Load(keys, failures, runs, answers)
+
+
+@beside
+def load(serving: Served, restart: Load) -> Load:
+    """Put the server under a small load, after the restart."""
+    return put_under_load(serving, 16)
 
 
 @pytest.fixture(scope="module")
-def guarded(serving: Served, restart: Restart) -> Served:
-    """Return lesson 09 serving on the protected server, once that has been restarted."""
+def guarded(serving: Served, restart: Load, load: Load) -> Served:
+    """Return lesson 09 serving on the protected server, when it is left in peace again."""
     return serving
 
 
@@ -231,38 +258,32 @@ def test_a_killed_process_loses_no_queued_run(killed: list[Counter[str]]) -> Non
     )
 
 
-# SQLite needs a while to recover from the load.
-
-
-@pytest.mark.parametrize("size", [16, pytest.param(200, marks=pytest.mark.full)])
 def test_under_load_no_trigger_is_lost_and_none_doubled(
-    guarded: Served, record_property: Callable[[str, object], None], size: int
+    load: Load, record_property: Callable[[str, object], None]
 ) -> None:
-    api, trigger = guarded.api, f"/deployments/{guarded.deployment['id']}/create_flow_run"
+    assert_nothing_is_lost(load, record_property)
 
-    def plain(number: int) -> str:
-        body = {"parameters": {"user_id": 101}}
-        try:
-            answer = requests.post(api.url + trigger, json=body, auth=api.auth, timeout=10)
-        except requests.RequestException as error:
-            return type(error).__name__
-        return str(answer.status_code)
 
-    answers = Counter(from_threads(size, plain))
-    keys = [str(uuid.uuid4()) for _ in range(size)]
-    failures = trigger_all(api, keys)
+@pytest.mark.full
+def test_under_full_load_no_trigger_is_lost_and_none_doubled(
+    guarded: Served, record_property: Callable[[str, object], None]
+) -> None:
+    assert_nothing_is_lost(put_under_load(guarded, 200), record_property)
+
+
+def assert_nothing_is_lost(load: Load, record_property: Callable[[str, object], None]) -> None:
+    """Check what lesson 12 did, and report it beside what plain requests lost."""
+    size = len(load.keys)
     report = (
         f"{size} triggers from {THREADS} threads on SQLite: a plain requests.post lost "
-        f"{size - answers['201']} ({dict(answers)}), lesson 12 lost {len(failures)}"
+        f"{size - load.plain['201']} ({dict(load.plain)}), lesson 12 lost {len(load.failures)}"
     )
     record_property("load", report)
     print(report)
-    runs = runs_by_key(api, keys)
-    forget(api, guarded.deployment["id"])
-    assert failures == [], f"triggers were given up; {READ}"
-    assert runs == Counter(keys), f"not one run for each key; {READ}"
+    assert load.failures == [], f"triggers were given up; {READ}"
+    assert load.runs == Counter(load.keys), f"not one run for each key; {READ}"
 
 
-def test_a_server_restart_in_the_middle_loses_and_doubles_nothing(restart: Restart) -> None:
+def test_a_server_restart_in_the_middle_loses_and_doubles_nothing(restart: Load) -> None:
     assert restart.failures == [], f"triggers were given up while the server was away; {READ}"
     assert restart.runs == Counter(restart.keys), f"not one run for each key; {READ}"
