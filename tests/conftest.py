@@ -62,13 +62,14 @@ from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def empty_database(pytestconfig: pytest.Config) -> Path:
+def empty_database(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a SQLite database with Prefect's tables, to start servers on copies of it.
 
     To make the tables takes most of a server's start, so pytest's cache keeps them.
     """
-    assert pytestconfig.cache
-    database = pytestconfig.cache.mkdir("prefect") / f"{prefect.__version__}.db"
+    cache: pytest.Cache | None = getattr(pytestconfig, "cache", None)
+    folder = cache.mkdir("prefect") if cache else tmp_path_factory.mktemp("prefect")
+    database = folder / f"{prefect.__version__}.db"
     if not database.exists():
         with tempfile.TemporaryDirectory() as home:
             command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
