@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,6 +63,14 @@ class Evidence:
     servers_in_reach: list[str]
 
 
+def exit_code_of(process: subprocess.Popen[bytes], signal: str) -> int:
+    """Return the exit code of a process that the signal ends."""
+    try:
+        return process.wait(30)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"{signal} does not end it within 30 s; {READ}") from None
+
+
 @beside
 def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
     """Serve the flow on a server that lesson 09 starts itself, watch it, and end it by Ctrl-C."""
@@ -74,7 +83,11 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
     options = ("--interval", "60")
     with served_flow(api, copy, folder, *options, configured=False, PREFECT_HOME=home) as it:
         trigger = f"/deployments/{it.deployment['id']}/create_flow_run"
-        flow_run = api.post(trigger, {"parameters": {"user_id": 102}})
+        try:
+            flow_run = api.post(trigger, {"parameters": {"user_id": 102}})
+        except requests.HTTPError as error:
+            refusal = f"{error.response.text}: the flow's parameter is user_id: int; {READ}"
+            raise AssertionError(refusal) from None
         second = folder / "second"
         second.mkdir()
         other = changed_copy(copy, second, ('"user-deployment"', '"second-deployment"'))
@@ -82,7 +95,7 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
             name = "user-flow/second-deployment"
             wait_until("the second flow is served", lambda: api.is_ready(name), 30)
             process.send_signal(signal.SIGTERM)
-            second_exit_code = process.wait(30)
+            second_exit_code = exit_code_of(process, "SIGTERM")
         second_deployment = api.find_deployment(name)
         server_after_second = api.find_deployment("user-flow/user-deployment") is not None
         run = api.ended(flow_run["id"])
@@ -98,7 +111,7 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
         in_reach = [child for child in children if os.getpgid(child.pid) == it.process.pid]
         servers_in_reach = [child.name() for child in in_reach if "server" in child.cmdline()]
         os.killpg(it.process.pid, signal.SIGINT)  # as a terminal does
-        exit_code = it.process.wait(30)
+        exit_code = exit_code_of(it.process, "Ctrl-C, which must not reach the server first,")
     return Evidence(
         url=f"http://127.0.0.1:{port}",
         deployment=it.deployment,

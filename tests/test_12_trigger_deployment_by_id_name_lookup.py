@@ -422,7 +422,7 @@ def test_unencrypted_credentials_draw_a_warning(
         as_written.make_session(url)
         monkeypatch.delenv(name)
         told = "Warning: http:// sends the credentials unencrypted" in capsys.readouterr().err
-        assert told is warned, f"{name} at {url}; {READ}"
+        assert told is warned, f"{name} at {url} draws {'no' if warned else 'a'} warning; {READ}"
 
 
 # --- bad input -------------------------------------------------------------------------------
