@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from beside import AT_ONCE, Keep, begin, beside, own_fixtures, start_cases
 from support import (
+    GIVE_UP,
     QUICK_START,
     Api,
     FlowRun,
@@ -176,6 +177,7 @@ def under_way(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Any]]
     with ExitStack() as stack, ThreadPoolExecutor(AT_ONCE) as threads:
         work = begin(request, threads, stack)
         yield work
+        GIVE_UP.set()
         for future in work.values():
             future.cancel()
 

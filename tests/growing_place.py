@@ -20,6 +20,7 @@ from support import (
     changed_copy,
     clean_environment,
     free_port,
+    run_program,
     seconds_scaled,
     wait_until,
 )
@@ -110,17 +111,7 @@ class Folder:
     def run(self, block: str, *, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a shell block, each line in turn, and return the end of the last one."""
         for line in self.lines(block):
-            result = subprocess.run(
-                self.command(line),
-                check=False,
-                cwd=self.path,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                encoding="utf-8",
-                timeout=timeout,
-            )
+            result = run_program(self.command(line), self.path, self.environment, seconds=timeout)
             assert result.returncode == 0, f"{line}\n{result.stdout}\n{result.stderr}"
         return result
 

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from threading import Event
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -170,6 +171,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+# Set when the tests end before the work beside them does.
+GIVE_UP = Event()
+
+
+def go_on(what: str) -> None:
+    """Fail if there are no more tests that need this."""
+    assert not GIVE_UP.is_set(), f"the tests have ended: {what}"
+
+
 def wait_until(what: str, check: Callable[[], T | None], seconds: float = 20) -> T:
     """Return the first true result of `check`; fail with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
@@ -180,27 +190,55 @@ def wait_until(what: str, check: Callable[[], T | None], seconds: float = 20) ->
             return result
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds:g} s in vain: {what}")
+        go_on(what)
         time.sleep(pause)
         pause = min(pause * 1.3, 0.3)  # a server that is asked too often has no time to act
 
 
+def run_program(
+    command: Sequence[str],
+    folder: Path,
+    environment: dict[str, str],
+    *,
+    seconds: float = 60,
+    stderr: int = subprocess.PIPE,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end and return what it printed; fail if it takes longer.
+
+    If the tests end first, so does the program: not every one ends by Ctrl-C.
+    """
+    go_on(" ".join(command))
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        encoding="utf-8",
+    )
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            output, errors = process.communicate(timeout=min(1, seconds))
+            return subprocess.CompletedProcess(command, process.returncode, output, errors)
+        except subprocess.TimeoutExpired:
+            if GIVE_UP.is_set() or time.monotonic() > deadline:
+                process.kill()
+                process.communicate()
+                raise AssertionError(
+                    f"did not end within {seconds:g} s: {' '.join(command)}"
+                ) from None
+
+
 def run_script(path: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run the script as a user does, `python NN_....py`, and return what it printed."""
+    command = [sys.executable, str(path), *arguments]
     try:
-        return subprocess.run(
-            [sys.executable, str(path), *arguments],
-            check=False,
-            cwd=ROOT,
-            env={**os.environ, **settings},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=60,
-        )
-    except subprocess.TimeoutExpired:
-        message = f"{path.name} did not end within 60 s: has every request a timeout?"
-        raise AssertionError(message) from None
+        return run_program(command, ROOT, {**os.environ, **settings})
+    except AssertionError as error:
+        raise AssertionError(f"{error}; has every request a timeout?") from None
 
 
 def assert_one_line(result: subprocess.CompletedProcess[str], hint: str, code: int = 1) -> None:

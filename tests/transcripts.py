@@ -21,6 +21,7 @@ from support import (
     Api,
     background,
     clean_environment,
+    run_program,
     script_path,
     server,
     wait_until,
@@ -98,28 +99,13 @@ def run_command(command: str, api_url: str | None, home: Path) -> str:
     python, *words = shlex.split(command.replace(LOCAL, site))
     assert python == "python", f"a transcript runs a lesson, not {command!r}"
     for _ in range(10):
-        output = run_once([sys.executable, *words], clean_environment(**settings))
+        command_line, environment = [sys.executable, *words], clean_environment(**settings)
+        merged = subprocess.STDOUT  # stdout and stderr as they come
+        output = run_program(command_line, ROOT, environment, seconds=180, stderr=merged).stdout
         # The other runs keep SQLite busy, and lessons 10 and 11 do not try again by themselves.
         if "answers 503" not in output:
             break
     return output.replace(site, LOCAL)
-
-
-def run_once(command: list[str], environment: dict[str, str]) -> str:
-    """Return what the command prints, stdout and stderr as they come."""
-    done = subprocess.run(
-        command,
-        check=False,
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        timeout=180,
-    )
-    return done.stdout
 
 
 def run_served(transcripts: list[Transcript], api: Api, home: Path) -> dict[Transcript, str]:
