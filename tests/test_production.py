@@ -8,9 +8,8 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,71 +46,13 @@ def protected(empty_database: Path, keep: Keep) -> Server:
 
 
 @beside
-def serving(protected: Server, empty_folder: Path, keep: Keep) -> Served:
+def guarded(protected: Server, empty_folder: Path, keep: Keep) -> Served:
     """Return lesson 09 serving on that server, and polling it."""
     changes = (("USER_SECONDS = 1", "USER_SECONDS = 0.1"), ("RUN_LIMIT = 5", "RUN_LIMIT = 1"))
     script = changed_copy(script_path("09"), empty_folder, *changes)
     api = Api(protected.api_url, ("admin", "sesame"))
     # One flow run at a time: hundreds are triggered here, and this is about triggering them.
     return keep(served_flow(api, script, empty_folder, PREFECT_API_AUTH_STRING=LOGIN))
-
-
-@dataclass
-class Load:
-    """What became of many triggers by lesson 12, each under a key of its own, and of plain ones."""
-
-    keys: list[str]
-    failures: list[str]
-    runs: Counter[str]
-    plain: Counter[str] = field(default_factory=Counter)
-
-
-@beside
-def restart(protected: Server, serving: Served) -> Load:
-    """Trigger without a break while the server is stopped and started again."""
-    api, keys = serving.api, [str(uuid.uuid4()) for _ in range(20)]
-    with ThreadPoolExecutor(1) as thread:
-        triggering = thread.submit(lambda: trigger_all(api, keys))
-        wait_until("the first triggers arrived", lambda: len(runs_by_key(api, keys)) >= 4)
-        protected.stop()
-        assert not triggering.done(), "the load ended before the server did: enlarge it"
-        protected.start()
-        failures = triggering.result(120)
-    runs = runs_by_key(api, keys)
-    forget(api, serving.deployment["id"])
-    return Load(keys, failures, runs)
-
-
-def put_under_load(serving: Served, size: int) -> Load:
-    """Trigger from eight threads, first by plain requests and then by lesson 12."""
-    api, trigger = serving.api, f"/deployments/{serving.deployment['id']}/create_flow_run"
-
-    def plain(number: int) -> str:
-        body = {"parameters": {"user_id": 101}}
-        try:
-            answer = requests.post(api.url + trigger, json=body, auth=api.auth, timeout=10)
-        except requests.RequestException as error:
-            return type(error).__name__
-        return str(answer.status_code)
-
-    answers = Counter(from_threads(size, plain))
-    keys = [str(uuid.uuid4()) for _ in range(size)]
-    failures = trigger_all(api, keys)
-    runs = runs_by_key(api, keys)
-    forget(api, serving.deployment["id"])
-    return Load(keys, failures, runs, answers)
-
-
-@beside
-def load(serving: Served, restart: Load) -> Load:
-    """Put the server under a small load, after the restart."""
-    return put_under_load(serving, 16)
-
-
-@pytest.fixture(scope="module")
-def guarded(serving: Served, restart: Load, load: Load) -> Served:
-    """Return lesson 09 serving on the protected server, when it is left in peace again."""
-    return serving
 
 
 @pytest.fixture
@@ -258,32 +199,55 @@ def test_a_killed_process_loses_no_queued_run(killed: list[Counter[str]]) -> Non
     )
 
 
+@pytest.fixture
+def undisturbed(under_way: dict[str, Future[Any]]) -> None:
+    """Wait for all the work beside the tests: how long a server is locked depends on it."""
+    wait(under_way.values())
+
+
+@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.parametrize("size", [16, pytest.param(200, marks=pytest.mark.full)])
 def test_under_load_no_trigger_is_lost_and_none_doubled(
-    load: Load, record_property: Callable[[str, object], None]
+    guarded: Served, record_property: Callable[[str, object], None], size: int
 ) -> None:
-    assert_nothing_is_lost(load, record_property)
+    api, trigger = guarded.api, f"/deployments/{guarded.deployment['id']}/create_flow_run"
 
+    def plain(number: int) -> str:
+        body = {"parameters": {"user_id": 101}}
+        try:
+            answer = requests.post(api.url + trigger, json=body, auth=api.auth, timeout=10)
+        except requests.RequestException as error:
+            return type(error).__name__
+        return str(answer.status_code)
 
-@pytest.mark.full
-def test_under_full_load_no_trigger_is_lost_and_none_doubled(
-    guarded: Served, record_property: Callable[[str, object], None]
-) -> None:
-    assert_nothing_is_lost(put_under_load(guarded, 200), record_property)
-
-
-def assert_nothing_is_lost(load: Load, record_property: Callable[[str, object], None]) -> None:
-    """Check what lesson 12 did, and report it beside what plain requests lost."""
-    size = len(load.keys)
+    answers = Counter(from_threads(size, plain))
+    keys = [str(uuid.uuid4()) for _ in range(size)]
+    failures = trigger_all(api, keys)
     report = (
         f"{size} triggers from {THREADS} threads on SQLite: a plain requests.post lost "
-        f"{size - load.plain['201']} ({dict(load.plain)}), lesson 12 lost {len(load.failures)}"
+        f"{size - answers['201']} ({dict(answers)}), lesson 12 lost {len(failures)}"
     )
     record_property("load", report)
     print(report)
-    assert load.failures == [], f"triggers were given up; {READ}"
-    assert load.runs == Counter(load.keys), f"not one run for each key; {READ}"
+    runs = runs_by_key(api, keys)
+    forget(api, guarded.deployment["id"])
+    assert failures == [], f"triggers were given up; {READ}"
+    assert runs == Counter(keys), f"not one run for each key; {READ}"
 
 
-def test_a_server_restart_in_the_middle_loses_and_doubles_nothing(restart: Load) -> None:
-    assert restart.failures == [], f"triggers were given up while the server was away; {READ}"
-    assert restart.runs == Counter(restart.keys), f"not one run for each key; {READ}"
+@pytest.mark.usefixtures("undisturbed")
+def test_a_server_restart_in_the_middle_loses_and_doubles_nothing(
+    protected: Server, guarded: Served
+) -> None:
+    api, keys = guarded.api, [str(uuid.uuid4()) for _ in range(20)]
+    with ThreadPoolExecutor(1) as thread:
+        triggering = thread.submit(lambda: trigger_all(api, keys))
+        wait_until("the first triggers arrived", lambda: len(runs_by_key(api, keys)) >= 4)
+        protected.stop()
+        assert not triggering.done(), "the load ended before the server did: enlarge it"
+        protected.start()
+        failures = triggering.result(120)
+    runs = runs_by_key(api, keys)
+    forget(api, guarded.deployment["id"])
+    assert failures == [], f"triggers were given up while the server was away; {READ}"
+    assert runs == Counter(keys), f"not one run for each key; {READ}"
