@@ -80,9 +80,9 @@ def at_once(runs: list[TaskRun]) -> int:
     return max(sum(other.start <= run.start < other.end for other in runs) for run in runs)
 
 
-def readers_folder(path: Path, api: Api) -> Folder:
-    """Return the reader's folder at `path`, on the session's server."""
-    return make_folder(path, python_blocks(), 0.1, PREFECT_API_URL=api.url)
+def readers_folder(path: Path, api: Api, factor: float = 0.1) -> Folder:
+    """Return the reader's folder at `path`, on the session's server, the seconds times `factor`."""
+    return make_folder(path, python_blocks(), factor, PREFECT_API_URL=api.url)
 
 
 @pytest.fixture
@@ -175,7 +175,8 @@ def test_lesson_08_runs_unchanged_on_a_dask_scheduler(folder: Folder, api: Api) 
 
 @beside
 def test_many_users_share_the_workers(empty_folder: Path, api: Api) -> None:
-    folder = readers_folder(empty_folder, api)
+    # Steps so short that a busy machine cannot start the second before the first ends tell nothing.
+    folder = readers_folder(empty_folder, api, 0.5)
     with dask_scheduler(folder) as dask:
         block = shell("many users", ("tcp://127.0.0.1:8786", dask), (" 6", " 3"))
         threads, workers = (at_most(folder, api, line) for line in block.splitlines())
