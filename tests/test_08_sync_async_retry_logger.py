@@ -11,7 +11,7 @@ import pytest
 from support import ADA_CHURN, STORY, FlowRun, assert_delays, assert_diamond, read, told
 
 SCALE = 0.02
-TIMED_SCALE = 0.08  # where it is looked at what overlaps
+TIMED_SCALE = 0.2  # where it is looked at what overlaps
 READ = read("08")
 RETRIED = [
     "fetch_user_info",
