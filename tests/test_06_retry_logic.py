@@ -52,7 +52,8 @@ def test_after_four_failed_attempts_the_last_error_fails_the_flow_run(
 def test_two_outages_are_the_default(lesson: ModuleType, record: Callable[..., FlowRun]) -> None:
     run = record(lesson.retry_flow)
     assert run.flow_name == "retry-flow", f"the flow has another name; {READ}"
-    assert run.data["parameters"] == {"user_id": 101, "outages": 2}, READ
+    given = run.data["parameters"]
+    assert given == {"user_id": 101, "outages": 2}, f"the defaults are {given}; {READ}"
     assert run.task_run("fetch_user_info").attempts == 3, f"not the third attempt; {READ}"
 
 
