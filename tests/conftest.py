@@ -9,20 +9,19 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from beside import AT_ONCE, Keep, begin, beside, own_fixtures, start_cases
+from beside import Keep, at_work, beside, own_fixtures, start_cases
 from support import (
     GIVE_UP,
     QUICK_START,
     Api,
     FlowRun,
     Served,
-    calm_database,
+    calm,
     changed_copy,
     clean_environment,
     copy_database,
@@ -41,6 +40,9 @@ _environment = clean_environment(
     PREFECT_HOME=_home.name,
     PREFECT_LOGGING_TO_API_BATCH_INTERVAL="0.1",
     PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore",
+    # No test of the session's server looks at events; task runs are recorded from them as ever.
+    PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED="false",
+    PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED="false",
     **QUICK_START,
 )
 os.environ.clear()
@@ -83,12 +85,12 @@ def empty_database(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="session")
 def api(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """Return the API of the session's server, on which the flows of all tests run."""
-    folder = tmp_path_factory.mktemp("harness")
-    database = calm_database(empty_database, folder, "prefect-test.db")
+    folder = calm(tmp_path_factory.mktemp("harness"))
+    copy_database(empty_database, folder / "prefect-test.db")
     # At its end a flow run joins its heartbeat thread, which costs up to a second.
     no_heartbeat = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prefect.testing.utilities.mkdtemp", lambda: str(database.parent))
+        patch.setattr("prefect.testing.utilities.mkdtemp", lambda: str(folder))
         with prefect_test_harness(server_startup_timeout=60), no_heartbeat:
             yield Api(str(PREFECT_API_URL.value()))
 
@@ -174,12 +176,9 @@ def served(api: Api, empty_folder: Path, keep: Keep) -> Served:
 @pytest.fixture(scope="session", autouse=True)
 def under_way(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Any]]]:
     """Return what is done beside the tests, under way, by name."""
-    with ExitStack() as stack, ThreadPoolExecutor(AT_ONCE) as threads:
-        work = begin(request, threads, stack)
+    with at_work(request) as work:
         yield work
         GIVE_UP.set()
-        for future in work.values():
-            future.cancel()
 
 
 @pytest.fixture
@@ -205,7 +204,7 @@ def hurried(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # The tests of a module that wait for programs to end, under way.
 _cases: dict[pytest.Item, Future[Any]] = {}
-_threads = ThreadPoolExecutor(3)
+_threads = ThreadPoolExecutor(5)
 
 
 @pytest.hookimpl(tryfirst=True)

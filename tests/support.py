@@ -192,7 +192,7 @@ def wait_until(what: str, check: Callable[[], T | None], seconds: float = 20) ->
             raise AssertionError(f"waited {seconds:g} s in vain: {what}")
         go_on(what)
         time.sleep(pause)
-        pause = min(pause * 1.3, 0.3)  # a server that is asked too often has no time to act
+        pause = min(pause * 1.3, 0.5)  # a server that is asked too often has no time to act
 
 
 def run_program(
@@ -286,15 +286,22 @@ def end(process: subprocess.Popen[bytes], stop: int = signal.SIGTERM) -> None:
     process.wait()
 
 
-def left_behind(home: str) -> list[str]:
-    """Return the command lines of the processes whose PREFECT_HOME is `home`, where /proc tells."""
+def left_behind(home: str, seconds: float = 5) -> list[str]:
+    """Return the processes whose PREFECT_HOME is `home` and that do not end by themselves.
+
+    Their command lines, where /proc tells. What only has to notice the end gets `seconds` for it.
+    """
     mark = f"PREFECT_HOME={home}".encode()
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if mark in (process / "environ").read_bytes().split(b"\0"):
-                found.append((process / "cmdline").read_text().replace("\0", " "))
-    return found
+    deadline = time.monotonic() + seconds
+    while True:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if mark in (process / "environ").read_bytes().split(b"\0"):
+                    found.append((process / "cmdline").read_text().replace("\0", " "))
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
 
 
 def copy_database(source: Path, target: Path) -> None:
@@ -306,15 +313,13 @@ def copy_database(source: Path, target: Path) -> None:
     part.replace(target)
 
 
-def calm_database(source: Path, folder: Path, name: str = "prefect.db") -> Path:
-    """Return a copy of a SQLite database in `folder` that answers however busy its server is.
+def calm(folder: Path) -> Path:
+    """Return a folder in `folder` where a SQLite database answers however busy its server is.
 
     Where a path has this name in it Prefect opens one connection only, which never has to wait for
     the lock of another one. With several, a busy server may answer nobody for a minute.
     """
-    inner = folder / ":memory:" if sys.platform != "win32" else folder
-    copy_database(source, inner / name)
-    return inner / name
+    return folder / ":memory:" if sys.platform != "win32" else folder
 
 
 @dataclass
@@ -362,15 +367,20 @@ class Server:
 
 
 @contextmanager
-def server(database: Path | None = None, **settings: str) -> Iterator[Server]:
+def server(
+    database: Path | None = None, *, calmly: bool = False, **settings: str
+) -> Iterator[Server]:
     """Run a Prefect server with these settings, and a home of its own, during the block.
 
     It starts on a copy of `database`, if given, which spares it most of the start: the tables.
+    If `calmly`, that copy is in a calm folder.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         if database:
-            copy_database(database, Path(home) / "prefect.db")
+            copy = (calm(Path(home)) if calmly else Path(home)) / "prefect.db"
+            copy_database(database, copy)
             settings |= QUICK_START
+            settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{copy}"
         running = Server(Path(home), settings)
         try:
             running.start()

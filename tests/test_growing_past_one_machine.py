@@ -15,7 +15,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 import requests
-from beside import Keep, beside
+from beside import Keep, beside, early
 from growing_place import (
     READ,
     SHELL,
@@ -173,15 +173,23 @@ def test_lesson_08_runs_unchanged_on_a_dask_scheduler(folder: Folder, api: Api) 
     assert_like_threads(recorded(api, output), output)
 
 
+# Steps so short that a busy machine cannot start the second before the first ends tell nothing.
+MANY_USERS_SCALE = 0.5
+
+
 @beside
-def test_many_users_share_the_workers(empty_folder: Path, api: Api) -> None:
-    # Steps so short that a busy machine cannot start the second before the first ends tell nothing.
-    folder = readers_folder(empty_folder, api, 0.5)
+def test_many_users_run_at_once(empty_folder: Path, api: Api) -> None:
+    folder = readers_folder(empty_folder, api, MANY_USERS_SCALE)
+    line, _ = shell("many users", (" 6", " 3")).splitlines()
+    assert at_most(folder, api, line) > 2, f"threads do not run all users at once; {READ}"
+
+
+@pytest.mark.full
+def test_many_users_share_the_workers(tmp_path: Path, api: Api) -> None:
+    folder = readers_folder(tmp_path, api, MANY_USERS_SCALE)
     with dask_scheduler(folder) as dask:
-        block = shell("many users", ("tcp://127.0.0.1:8786", dask), (" 6", " 3"))
-        threads, workers = (at_most(folder, api, line) for line in block.splitlines())
-    assert threads > 2, f"threads do not run all users at once; {READ}"
-    assert workers == 2, f"two workers of one thread run two steps; {READ}"
+        _, line = shell("many users", ("tcp://127.0.0.1:8786", dask), (" 6", " 3")).splitlines()
+        assert at_most(folder, api, line) == 2, f"two workers of one thread run two steps; {READ}"
 
 
 def at_most(folder: Folder, api: Api, line: str) -> int:
@@ -233,13 +241,13 @@ def test_processes_compute_where_threads_only_wait(folder: Folder) -> None:
 # --- many runs on more machines, and a server for a team -------------------------------------
 
 
-@beside
+@early
 def team(empty_folder: Path, keep: Keep) -> Team:
     """Return the team's server, once it runs."""
     return keep(run_team(empty_folder))
 
 
-@beside
+@early
 def story(team: Team) -> Story:
     """Return what happened to the runs of the worker that was killed."""
     return play(team)
@@ -283,6 +291,7 @@ def test_a_finished_run_cannot_crash_but_can_be_taken_back(story: Story) -> None
     assert story.accepted == "ACCEPT", f"the page warns of what the server refuses now; {READ}"
 
 
+@beside
 def test_the_server_wants_the_password(team: Team) -> None:
     with pytest.raises(requests.HTTPError, match="401"):
         Api(team.api.url).post("/work_pools/filter", {})
@@ -290,12 +299,14 @@ def test_the_server_wants_the_password(team: Team) -> None:
     team.folder.run("prefect work-pool ls")
 
 
+@beside
 def test_ten_and_eleven_say_that_they_send_no_credentials(team: Team) -> None:
     with pytest.raises(AssertionError, match="wants credentials"):
         team.folder.run(f"python {script_path('11').name}")
 
 
 @pytest.mark.skipif(not postgres_programs(), reason="PostgreSQL is not installed (no initdb)")
+@beside
 def test_eight_threads_lose_nothing_on_postgresql(story: Story, team: Team) -> None:
     assert team.postgres
     deployment = team.api.get("/deployments/name/user-flow/user-deployment")["id"]

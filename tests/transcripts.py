@@ -151,7 +151,7 @@ def record_all(transcripts: list[Transcript], api: Api, home: Path) -> Recording
     """Run the commands of the transcripts, a few at a time: most of them sleep."""
     lessons = [transcript for transcript in transcripts if not transcript.is_of_served_flow]
     served = [transcript for transcript in transcripts if transcript.is_of_served_flow]
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(6) as pool:
         served_runs = pool.submit(run_served, served, api, home)
         runs = {
             # Longest first: what starts a server, then the later lessons, which sleep longest.
