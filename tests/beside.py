@@ -200,7 +200,9 @@ def give_way(steps: int) -> None:
     On Linux a priority is a thread's own; elsewhere nobody gives way.
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), steps)
+        thread = threading.get_native_id()
+        now = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, now + steps)
 
 
 def start_cases(
