@@ -47,6 +47,7 @@ from support import (  # noqa: E402
     clean_environment,
     free_port,
     load_lesson,
+    replace_environment,
     script_path,
     server,
     wait_until,
@@ -534,10 +535,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"put them into {PAGE.name}")
     parser.epilog = f"Tables: {', '.join(TABLES)}."
     arguments = parser.parse_args()
-    for name in list(os.environ):
-        if name.startswith("PREFECT_") or name.lower().endswith("_proxy"):
-            del os.environ[name]
-    os.environ.update(clean_environment())
+    replace_environment(clean_environment())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is stopped
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, server() as running:
         blocks = python_blocks()

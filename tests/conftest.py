@@ -1,11 +1,8 @@
 """One Prefect server for the whole session, and nothing of the caller's Prefect or proxies."""
 
 import logging
-import os
 import runpy
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +12,7 @@ from typing import Any
 
 import pytest
 from beside import Keep, at_work, beside, own_fixtures, start_cases
+from forked import start_early
 from support import (
     GIVE_UP,
     QUICK_START,
@@ -28,6 +26,7 @@ from support import (
     load_afresh,
     load_lesson,
     read,
+    replace_environment,
     script_path,
     seconds_scaled,
     served_flow,
@@ -43,13 +42,16 @@ _environment = clean_environment(
     # No test of the session's server looks at events; task runs are recorded from them as ever.
     PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED="false",
     PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED="false",
+    # For requests in this process, which would look through os.environ while pytest changes it.
+    NO_PROXY="127.0.0.1,localhost",
     **QUICK_START,
 )
-os.environ.clear()
-os.environ.update(_environment)
+replace_environment(_environment)
 
 # A script may start pytest with Ctrl-C ignored, and so would the lessons be, which end by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+start_early()
 
 # Lesson 12 tries again on purpose; Prefect would show every attempt.
 logging.getLogger("urllib3").setLevel(logging.ERROR)
@@ -59,40 +61,48 @@ from prefect import Flow, Task, task  # noqa: E402
 from prefect.settings import (  # noqa: E402
     PREFECT_API_URL,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_SERVER_DATABASE_MIGRATE_ON_START,
     temporary_settings,
 )
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def empty_database(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a SQLite database with Prefect's tables, to start servers on copies of it.
+def tables(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where a SQLite database with Prefect's tables is kept, once there is one.
 
-    To make the tables takes most of a server's start, so pytest's cache keeps them.
+    To make the tables takes most of a server's start, so it stays in pytest's cache.
     """
     cache: pytest.Cache | None = getattr(pytestconfig, "cache", None)
     folder = cache.mkdir("prefect") if cache else tmp_path_factory.mktemp("prefect")
-    database = folder / f"{prefect.__version__}.db"
-    if not database.exists():
-        with tempfile.TemporaryDirectory() as home:
-            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
-            environment = {**os.environ, "PREFECT_HOME": home}
-            subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-            copy_database(Path(home) / "prefect.db", database)
-    return database
+    return folder / f"{prefect.__version__}.db"
 
 
 @pytest.fixture(scope="session")
-def api(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def api(tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """Return the API of the session's server, on which the flows of all tests run."""
     folder = calm(tmp_path_factory.mktemp("harness"))
-    copy_database(empty_database, folder / "prefect-test.db")
-    # At its end a flow run joins its heartbeat thread, which costs up to a second.
-    no_heartbeat = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
-    with pytest.MonkeyPatch.context() as patch:
+    folder.mkdir(exist_ok=True)
+    database = folder / "prefect-test.db"
+    settings = {
+        # At its end a flow run joins its heartbeat thread, which costs up to a second.
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+        PREFECT_SERVER_DATABASE_MIGRATE_ON_START: not tables.exists(),
+    }
+    if tables.exists():
+        copy_database(tables, database)
+    with pytest.MonkeyPatch.context() as patch, temporary_settings(settings):
         patch.setattr("prefect.testing.utilities.mkdtemp", lambda: str(folder))
-        with prefect_test_harness(server_startup_timeout=60), no_heartbeat:
+        with prefect_test_harness(server_startup_timeout=60):
+            if not tables.exists():
+                copy_database(database, tables)
             yield Api(str(PREFECT_API_URL.value()))
+
+
+@pytest.fixture(scope="session")
+def empty_database(api: Api, tables: Path) -> Path:
+    """Return a SQLite database with Prefect's tables, to start servers on copies of it."""
+    return tables
 
 
 @pytest.fixture(scope="module")

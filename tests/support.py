@@ -154,11 +154,23 @@ def assert_elapsed(line: str, seconds: float, message: str) -> None:
 # --- processes -------------------------------------------------------------------------------
 
 
+# What programs are started with, apart from os.environ: pytest changes that one at every test, and
+# a thread must not read it meanwhile.
+ENVIRONMENT = dict(os.environ)
+
+
+def replace_environment(environment: dict[str, str]) -> None:
+    """Make this the environment, of this process and of the programs that it starts."""
+    for one in (ENVIRONMENT, os.environ):
+        one.clear()
+        one.update(environment)
+
+
 def clean_environment(**settings: str) -> dict[str, str]:
     """Return the environment without the caller's Prefect settings and proxies, plus `settings`."""
     kept = {
         name: value
-        for name, value in os.environ.items()
+        for name, value in ENVIRONMENT.items()
         if not name.startswith("PREFECT_") and not name.lower().endswith("_proxy")
     }
     return {**kept, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", **settings}
@@ -236,7 +248,7 @@ def run_script(path: Path, *arguments: str, **settings: str) -> subprocess.Compl
     """Run the script as a user does, `python NN_....py`, and return what it printed."""
     command = [sys.executable, str(path), *arguments]
     try:
-        return run_program(command, ROOT, {**os.environ, **settings})
+        return run_program(command, ROOT, {**ENVIRONMENT, **settings})
     except AssertionError as error:
         raise AssertionError(f"{error}; has every request a timeout?") from None
 
@@ -259,7 +271,7 @@ def background(
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **settings},
+            env={**ENVIRONMENT, "PYTHONUNBUFFERED": "1", **settings},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

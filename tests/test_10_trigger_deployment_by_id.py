@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from beside import beside
+from forked import run_forked
 from stub import (
     BAD_API_URLS,
     BAD_PARAMETERS,
@@ -63,7 +64,7 @@ def test_a_parameter_that_cannot_be_read_is_not_sent(path: Path, case: str) -> N
     options, hint = BAD_PARAMETERS[case]
     with stub(prefect_api) as server:
         assert_one_line(
-            run_script(path, DEPLOYMENT_ID, *options, "--api-url", server.api_url), hint
+            run_forked(path, DEPLOYMENT_ID, *options, "--api-url", server.api_url), hint
         )
     assert server.received == [], f"a bad parameter was sent; {READ}"
 
@@ -77,7 +78,7 @@ def test_without_parameters_the_flow_uses_its_defaults(as_written: ModuleType) -
 
 def test_a_run_seen_before_is_a_success_too(path: Path) -> None:
     with stub(lambda _: Answer(200, {"id": FLOW_RUN_ID, "name": "calm-crow"})) as server:
-        result = run_script(path, DEPLOYMENT_ID, "--api-url", server.api_url)
+        result = run_forked(path, DEPLOYMENT_ID, "--api-url", server.api_url)
     assert (result.returncode, result.stdout) == (0, f"{FLOW_RUN_ID}\n"), READ
 
 
@@ -85,14 +86,14 @@ def test_the_url_and_the_timeout_have_defaults(as_written: ModuleType, path: Pat
     assert as_written.DEFAULT_API_URL == "http://127.0.0.1:4200/api", READ
     assert as_written.TIMEOUT_SECONDS == 10, f"the timeout is another; {READ}"
     with stub(prefect_api) as server:
-        run_script(path, DEPLOYMENT_ID, PREFECT_API_URL=server.api_url)
+        run_forked(path, DEPLOYMENT_ID, PREFECT_API_URL=server.api_url)
     assert len(server.received) == 1, f"PREFECT_API_URL is not used; {READ}"
 
 
 @pytest.mark.parametrize("deployment_id", ["", "user-flow/user-deployment", "123", "../x", "a?b"])
 def test_what_is_no_uuid_is_not_sent(path: Path, deployment_id: str) -> None:
     with stub(prefect_api) as server:
-        result = run_script(path, deployment_id, "--api-url", server.api_url)
+        result = run_forked(path, deployment_id, "--api-url", server.api_url)
     assert_one_line(result, f"{deployment_id!r} is no deployment id (a UUID); lesson 11 finds it")
     assert server.received == [], f"it was sent; {READ}"
 
@@ -100,19 +101,19 @@ def test_what_is_no_uuid_is_not_sent(path: Path, deployment_id: str) -> None:
 @pytest.mark.parametrize("case", BAD_API_URLS)
 def test_a_bad_api_url_is_one_clear_line(path: Path, case: str) -> None:
     url, hint = BAD_API_URLS[case]
-    assert_one_line(run_script(path, DEPLOYMENT_ID, "--api-url", url), hint)
+    assert_one_line(run_forked(path, DEPLOYMENT_ID, "--api-url", url), hint)
 
 
 @pytest.mark.parametrize("case", MISBEHAVIOUR)
 def test_a_misbehaving_server_is_one_clear_line(hurried: Path, case: str) -> None:
     answer, hint = MISBEHAVIOUR[case]
     with stub(lambda _: answer) as server:
-        assert_one_line(run_script(hurried, DEPLOYMENT_ID, "--api-url", server.api_url), hint)
+        assert_one_line(run_forked(hurried, DEPLOYMENT_ID, "--api-url", server.api_url), hint)
     assert len(server.received) == 1, f"lesson 10 sends once, it has no idempotency key; {READ}"
 
 
 def test_credentials_in_the_url_are_refused_and_not_shown(path: Path) -> None:
-    result = run_script(path, DEPLOYMENT_ID, "--api-url", "http://admin:secret@127.0.0.1:1/api")
+    result = run_forked(path, DEPLOYMENT_ID, "--api-url", "http://admin:secret@127.0.0.1:1/api")
     assert_one_line(result, "An API URL carries no credentials")
     assert "secret" not in result.stderr, f"a credential is shown; {READ}"
 
@@ -126,9 +127,9 @@ def test_it_says_what_to_type(path: Path) -> None:
 @beside
 def test_with_lesson_11_it_runs_the_served_flow(served: Served) -> None:
     url = served.api.url
-    found = run_script(script_path("11"), "user-flow/user-deployment", PREFECT_API_URL=url)
+    found = run_forked(script_path("11"), "user-flow/user-deployment", PREFECT_API_URL=url)
     command = (script_path("10"), found.stdout.strip(), "-p", "user_id=102")
-    result = run_script(*command, PREFECT_API_URL=url)
+    result = run_forked(*command, PREFECT_API_URL=url)
     run = served.api.ended(result.stdout.strip())
     assert run.state == "Completed", f"the flow run is {run.state}; {READ}"
     assert run.data["parameters"] == {"user_id": 102}, f"the parameters got lost; {READ}"
@@ -147,4 +148,4 @@ def test_what_the_server_refuses_is_one_clear_line(
     path: Path, served: Served, deployment_id: str | None, options: list[str], hint: Any
 ) -> None:
     asked = deployment_id or served.deployment["id"]
-    assert_one_line(run_script(path, asked, *options, PREFECT_API_URL=served.api.url), hint)
+    assert_one_line(run_forked(path, asked, *options, PREFECT_API_URL=served.api.url), hint)

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from forked import run_forked
 from stub import (
     BAD_API_URLS,
     BAD_NAMES,
@@ -41,7 +42,7 @@ def test_it_asks_for_the_name_and_prints_the_id_alone(path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["", "/"])
 def test_the_url_and_the_name_have_defaults(path: Path, suffix: str) -> None:
     with stub(prefect_api) as server:
-        result = run_script(path, PREFECT_API_URL=server.api_url + suffix)
+        result = run_forked(path, PREFECT_API_URL=server.api_url + suffix)
     assert result.stdout == f"{DEPLOYMENT_ID}\n", f"PREFECT_API_URL is not used; {READ}"
 
 
@@ -59,7 +60,7 @@ def test_the_function_is_importable(as_written: ModuleType) -> None:
 @pytest.mark.parametrize("name", UNKNOWN_NAMES)
 def test_an_unknown_name_is_quoted_and_reported(path: Path, name: str) -> None:
     with stub(prefect_api) as server:
-        result = run_script(path, name, "--api-url", server.api_url)
+        result = run_forked(path, name, "--api-url", server.api_url)
     assert [request.path for request in server.received] == [UNKNOWN_NAMES[name]], (
         f"the name is not quoted as one part of the path; {READ}"
     )
@@ -69,32 +70,32 @@ def test_an_unknown_name_is_quoted_and_reported(path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_what_is_no_name_is_not_sent(path: Path, name: str) -> None:
     with stub(prefect_api) as server:
-        assert_one_line(run_script(path, name, "--api-url", server.api_url), "FLOW/DEPLOYMENT")
+        assert_one_line(run_forked(path, name, "--api-url", server.api_url), "FLOW/DEPLOYMENT")
     assert server.received == [], f"{name!r} was sent, though it is no FLOW/DEPLOYMENT; {READ}"
 
 
 @pytest.mark.parametrize("case", BAD_API_URLS)
 def test_a_bad_api_url_is_one_clear_line(path: Path, case: str) -> None:
     url, hint = BAD_API_URLS[case]
-    assert_one_line(run_script(path, "--api-url", url), hint)
+    assert_one_line(run_forked(path, "--api-url", url), hint)
 
 
 @pytest.mark.parametrize("case", MISBEHAVIOUR)
 def test_a_misbehaving_server_is_one_clear_line(hurried: Path, case: str) -> None:
     answer, hint = MISBEHAVIOUR[case]
     with stub(lambda _: answer) as server:
-        assert_one_line(run_script(hurried, "--api-url", server.api_url), hint)
+        assert_one_line(run_forked(hurried, "--api-url", server.api_url), hint)
     assert len(server.received) == 1, f"lesson 11 asks once; {READ}"
 
 
 def test_credentials_in_the_url_are_refused_and_not_shown(path: Path) -> None:
-    result = run_script(path, "--api-url", "http://admin:secret@127.0.0.1:1/api")
+    result = run_forked(path, "--api-url", "http://admin:secret@127.0.0.1:1/api")
     assert_one_line(result, "An API URL carries no credentials")
     assert "secret" not in result.stderr, f"a credential is shown; {READ}"
 
 
 def test_it_finds_the_served_flow(path: Path, served: Served) -> None:
-    result = run_script(path, PREFECT_API_URL=served.api.url)
+    result = run_forked(path, PREFECT_API_URL=served.api.url)
     assert result.stdout == f"{served.deployment['id']}\n", f"not the deployment's id; {READ}"
 
 

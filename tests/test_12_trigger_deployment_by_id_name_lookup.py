@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 from beside import beside
+from forked import run_forked
 from stub import (
     BAD_API_URLS,
     BAD_NAMES,
@@ -75,7 +76,7 @@ def test_it_looks_up_the_name_and_triggers_the_id(path: Path) -> None:
 def test_every_invocation_has_a_key_of_its_own(path: Path) -> None:
     with stub(prefect_api) as server:
         for _ in range(2):
-            run_script(path, PREFECT_API_URL=server.api_url)
+            run_forked(path, PREFECT_API_URL=server.api_url)
     first, second = (request.body["idempotency_key"] for request in posts(server.received))
     assert first != second, f"two invocations share a key: the second triggers nothing; {READ}"
 
@@ -94,7 +95,7 @@ def test_a_key_of_the_caller_triggers_once(path: Path) -> None:
     with stub(answer) as server:
         url = server.api_url
         first, second = (
-            run_script(path, "--idempotency-key", "nightly-31", "--api-url", url) for _ in range(2)
+            run_forked(path, "--idempotency-key", "nightly-31", "--api-url", url) for _ in range(2)
         )
     assert seen == {"nightly-31"}, f"another key was sent; {READ}"
     assert SCHEDULED in first.stderr, f"it does not say that the run is new; {READ}"
@@ -133,7 +134,7 @@ def test_a_trigger_survives_what_passes(hurried: Path, trouble: str, failures: i
         return failing if left[request.method] >= 0 else prefect_api(request)
 
     with stub(answer) as server:
-        result = run_script(hurried, "--api-url", server.api_url)
+        result = run_forked(hurried, "--api-url", server.api_url)
     assert result.stdout == f"{FLOW_RUN_ID}\n", (
         f"the trigger was lost to {failures} times {trouble}: {result.stderr}; {READ}"
     )
@@ -151,7 +152,7 @@ def test_retry_after_is_honoured(path: Path) -> None:
         return prefect_api(request)
 
     with stub(answer) as server:
-        result = run_script(path, "--api-url", server.api_url)
+        result = run_forked(path, "--api-url", server.api_url)
     assert result.returncode == 0, result.stderr
     waited = server.received[1].at - server.received[0].at
     assert waited >= 1, f"Retry-After asks for 1 s, it came back after {waited:.2f} s; {READ}"
@@ -179,7 +180,7 @@ def test_a_trigger_that_was_given_up_tells_its_key(hurried: Path) -> None:
         return Answer(drop=True) if request.path == TRIGGER else prefect_api(request)
 
     with stub(answer) as server:
-        result = run_script(hurried, "--api-url", server.api_url)
+        result = run_forked(hurried, "--api-url", server.api_url)
     key = posts(server.received)[0].body["idempotency_key"]
     assert_one_line(result, f"--idempotency-key {key}")
 
@@ -198,7 +199,7 @@ def test_an_unknown_parameter_is_refused_before_it_is_sent(
     path: Path, parameter: str, hint: str
 ) -> None:
     with stub(prefect_api) as server:
-        result = run_script(path, "-p", parameter, "--api-url", server.api_url)
+        result = run_forked(path, "-p", parameter, "--api-url", server.api_url)
     assert_one_line(result, hint)
     assert posts(server.received) == [], f"the API accepts it, and the run crashes; {READ}"
 
@@ -207,12 +208,12 @@ def test_an_unknown_parameter_is_refused_before_it_is_sent(
 def test_a_parameter_that_cannot_be_read_is_not_sent(path: Path, case: str) -> None:
     options, hint = BAD_PARAMETERS[case]
     with stub(prefect_api) as server:
-        assert_one_line(run_script(path, *options, "--api-url", server.api_url), hint)
+        assert_one_line(run_forked(path, *options, "--api-url", server.api_url), hint)
     assert server.received == [], f"a bad parameter was sent; {READ}"
 
 
 def test_a_refusal_of_the_server_is_one_clear_line(path: Path, served: Served) -> None:
-    result = run_script(path, "-p", "user_id=x", PREFECT_API_URL=served.api.url)
+    result = run_forked(path, "-p", "user_id=x", PREFECT_API_URL=served.api.url)
     assert_one_line(result, "'x' is not of type 'integer'")
 
 
@@ -222,7 +223,7 @@ def test_a_refusal_of_the_server_is_one_clear_line(path: Path, served: Served) -
 @beside
 def test_wait_follows_the_served_flow_to_its_end(served: Served) -> None:
     command = (script_path("12"), "-p", "user_id=103", "--wait")
-    result = run_script(*command, PREFECT_API_URL=served.api.url)
+    result = run_forked(*command, PREFECT_API_URL=served.api.url)
     assert result.returncode == 0, f"Completed exits {result.returncode}: {result.stderr}; {READ}"
     run = served.api.flow_run(result.stdout.strip())
     assert (run.state, run.data["parameters"]) == ("Completed", {"user_id": 103}), READ
@@ -236,7 +237,7 @@ def test_wait_follows_the_served_flow_to_its_end(served: Served) -> None:
 @beside
 def test_wait_fails_when_the_flow_run_fails(served: Served) -> None:
     command = (script_path("12"), "-p", "user_id=999", "--wait")
-    result = run_script(*command, PREFECT_API_URL=served.api.url)
+    result = run_forked(*command, PREFECT_API_URL=served.api.url)
     assert result.returncode == 1, f"Failed exits {result.returncode}; {READ}"
     assert result.stderr.splitlines()[-1] == (
         "Failed: Flow run encountered an exception: LookupError: no user 999"
@@ -254,7 +255,7 @@ def test_the_exit_code_is_the_outcome(hurried: Path, last: str, code: int) -> No
         return prefect_api(request)
 
     with stub(answer) as server:
-        result = run_script(hurried, "--wait", "--api-url", server.api_url)
+        result = run_forked(hurried, "--wait", "--api-url", server.api_url)
     assert result.returncode == code, f"{last} exits {result.returncode}; {READ}"
     if code:
         assert result.stderr.splitlines()[-1] == f"{last}: in two lines", READ
@@ -269,7 +270,7 @@ def test_after_the_timeout_it_says_that_the_run_goes_on(hurried: Path) -> None:
 
     with stub(answer) as server:
         started = time.monotonic()
-        result = run_script(hurried, "--wait", "--timeout", "1", "--api-url", server.api_url)
+        result = run_forked(hurried, "--wait", "--timeout", "1", "--api-url", server.api_url)
         took = time.monotonic() - started
     assert result.returncode == 3, f"the timeout exits {result.returncode}, not 3; {READ}"
     assert f"{FLOW_RUN_ID} goes on" in result.stderr.splitlines()[-1], READ
@@ -286,7 +287,7 @@ def test_waiting_survives_a_server_that_is_away(hurried: Path) -> None:
         return prefect_api(request)
 
     with stub(answer) as server:
-        result = run_script(hurried, "--wait", "--api-url", server.api_url)
+        result = run_forked(hurried, "--wait", "--api-url", server.api_url)
     assert (result.returncode, away) == (0, []), f"it gave up: {result.stderr}; {READ}"
     assert result.stderr.splitlines()[-1] == "12:34:56 Completed", READ
 
@@ -298,7 +299,7 @@ def test_waiting_for_a_deleted_run_ends(hurried: Path) -> None:
         return prefect_api(request)
 
     with stub(answer) as server:
-        result = run_script(hurried, "--wait", "--api-url", server.api_url)
+        result = run_forked(hurried, "--wait", "--api-url", server.api_url)
     assert result.returncode == 1, READ
     assert result.stderr.splitlines()[-1] == f"The flow run {FLOW_RUN_ID} was deleted", READ
 
@@ -314,7 +315,7 @@ def test_it_says_at_once_when_nothing_serves_the_deployment(
         return reply
 
     with stub(answer) as server:
-        result = run_script(path, "--api-url", server.api_url)
+        result = run_forked(path, "--api-url", server.api_url)
     assert result.stderr.startswith("Nothing serves user-flow/user-deployment now"), (
         f"a run that nobody picks up is not announced; {READ}"
     )
@@ -364,7 +365,7 @@ def test_the_credentials_of_the_environment_are_sent(
     if settings:
         settings = {**settings, "NETRC": str(netrc)}
     with stub(prefect_api) as server:
-        result = run_script(path, "--wait", "--api-url", server.api_url, **settings)
+        result = run_forked(path, "--wait", "--api-url", server.api_url, **settings)
     sent = {request.headers.get("Authorization") for request in server.received}
     assert sent == {header}, f"the credentials are not sent with every request; {READ}"
     assert len(server.received) == 3, result.stderr
@@ -376,7 +377,7 @@ def test_credentials_do_not_follow_a_redirect(hurried: Path, status: int) -> Non
     with stub(prefect_api) as other:
         elsewhere = Answer(status, "", {"Location": f"{other.api_url}/deployments/name/a/b"})
         with stub(lambda _: elsewhere) as server:
-            result = run_script(hurried, "--api-url", server.api_url, PREFECT_API_KEY="pnu_sesame")
+            result = run_forked(hurried, "--api-url", server.api_url, PREFECT_API_KEY="pnu_sesame")
     assert_one_line(result, "redirects elsewhere")
     assert other.received == [], f"the credentials went to another host; {READ}"
 
@@ -394,7 +395,7 @@ def test_credentials_do_not_follow_a_redirect(hurried: Path, status: int) -> Non
 def test_credentials_never_show(
     hurried: Path, url: str, settings: dict[str, str], hint: str
 ) -> None:
-    result = run_script(hurried, "--api-url", url, **settings)
+    result = run_forked(hurried, "--api-url", url, **settings)
     assert_one_line(result, hint)
     assert "sesam" not in result.stderr, f"a credential is shown; {READ}"
 
@@ -431,7 +432,7 @@ def test_unencrypted_credentials_draw_a_warning(
 @pytest.mark.parametrize("name", UNKNOWN_NAMES)
 def test_an_unknown_name_is_quoted_and_reported(path: Path, name: str) -> None:
     with stub(prefect_api) as server:
-        result = run_script(path, name, "--api-url", server.api_url)
+        result = run_forked(path, name, "--api-url", server.api_url)
     assert server.received[0].path == UNKNOWN_NAMES[name], (
         f"the name is not quoted as one part of the path; {READ}"
     )
@@ -439,7 +440,7 @@ def test_an_unknown_name_is_quoted_and_reported(path: Path, name: str) -> None:
 
 
 def test_an_unknown_name_lists_the_near_ones(path: Path, served: Served) -> None:
-    result = run_script(path, "user-flow/user-deploymnt", PREFECT_API_URL=served.api.url)
+    result = run_forked(path, "user-flow/user-deploymnt", PREFECT_API_URL=served.api.url)
     assert_one_line(
         result,
         "There is no deployment with the name 'user-flow/user-deploymnt'; "
@@ -450,14 +451,14 @@ def test_an_unknown_name_lists_the_near_ones(path: Path, served: Served) -> None
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_what_is_no_name_is_not_sent(path: Path, name: str) -> None:
     with stub(prefect_api) as server:
-        assert_one_line(run_script(path, name, "--api-url", server.api_url), "FLOW/DEPLOYMENT")
+        assert_one_line(run_forked(path, name, "--api-url", server.api_url), "FLOW/DEPLOYMENT")
     assert server.received == [], f"{name!r} was sent, though it is no FLOW/DEPLOYMENT; {READ}"
 
 
 @pytest.mark.parametrize("case", BAD_API_URLS)
 def test_a_bad_api_url_is_one_clear_line(hurried: Path, case: str) -> None:
     url, hint = BAD_API_URLS[case]
-    assert_one_line(run_script(hurried, "--api-url", url), hint)
+    assert_one_line(run_forked(hurried, "--api-url", url), hint)
 
 
 @pytest.mark.parametrize("case", MISBEHAVIOUR)
@@ -470,7 +471,7 @@ def test_a_misbehaving_server_is_one_clear_line(hurried: Path, case: str, where:
         return prefect_api(request) if healthy else misbehaviour
 
     with stub(answer) as server:
-        assert_one_line(run_script(hurried, "--api-url", server.api_url), hint)
+        assert_one_line(run_forked(hurried, "--api-url", server.api_url), hint)
 
 
 def test_it_needs_nothing_but_requests(path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import requests
 from beside import Keep, beside
+from forked import run_forked
 from stub import Answer, Request, stub
 from support import (
     Api,
@@ -26,7 +27,6 @@ from support import (
     changed_copy,
     load_lesson,
     read,
-    run_script,
     script_path,
     served_flow,
     server,
@@ -130,7 +130,7 @@ def test_an_answer_that_gets_lost_does_not_trigger_twice(path: Path, guarded: Se
         return Answer(answer.status_code, answer.json())
 
     with stub(proxy) as between:
-        result = run_script(path, "--idempotency-key", key, "--api-url", between.api_url)
+        result = run_forked(path, "--idempotency-key", key, "--api-url", between.api_url)
     assert dropped == [201], "the server did not act before its answer was dropped"
     assert result.returncode == 0, f"the trigger was given up: {result.stderr}; {READ}"
     (run,) = guarded.api.flow_runs(flow_runs={"idempotency_key": {"any_": [key]}})
@@ -139,7 +139,7 @@ def test_an_answer_that_gets_lost_does_not_trigger_twice(path: Path, guarded: Se
 
 def test_the_right_credentials_trigger_and_do_not_show(path: Path, guarded: Served) -> None:
     settings = {"PREFECT_API_URL": guarded.api.url, "PREFECT_API_AUTH_STRING": LOGIN}
-    result = run_script(path, **settings)
+    result = run_forked(path, **settings)
     assert result.returncode == 0, f"{result.stderr}; {READ}"
     run = guarded.api.flow_run(result.stdout.strip()).data
     assert run["deployment_id"] == guarded.deployment["id"], f"another one ran; {READ}"
@@ -159,7 +159,7 @@ def test_refused_credentials_are_one_clear_line(
     if login:
         settings["PREFECT_API_AUTH_STRING"] = login
     name = guarded.deployment["id"] if number == "10" else NAME
-    result = run_script(script_path(number), name, **settings)
+    result = run_forked(script_path(number), name, **settings)
     assert_one_line(result, hint if number == "12" else "wants credentials; lesson 12 sends them")
     assert "secret" not in result.stderr, f"a credential is shown; {read(number)}"
 
@@ -181,7 +181,7 @@ def killed(api: Api, empty_folder: Path) -> list[Counter[str]]:
 
     with background(command, empty_folder / "1.log", signal.SIGKILL, **settings):
         wait_until("the flow is served", lambda: api.is_ready(name), 60)
-        triggered = [run_script(script_path("12"), name, **settings) for _ in range(3)]
+        triggered = [run_forked(script_path("12"), name, **settings) for _ in range(3)]
         ids = [result.stdout.strip() for result in triggered]
         wait_until("one run is running", lambda: states()["Running"], 60)
     # SIGKILL took the process and its flow run: nobody could tell the server.

@@ -3,7 +3,6 @@
 python tests/transcripts.py rewrites every transcript that is not what its command prints today.
 """
 
-import os
 import re
 import shlex
 import signal
@@ -21,6 +20,7 @@ from support import (
     Api,
     background,
     clean_environment,
+    replace_environment,
     run_program,
     script_path,
     server,
@@ -166,9 +166,7 @@ def record_all(transcripts: list[Transcript], api: Api, home: Path) -> Recording
 
 def main() -> None:
     """Rewrite the transcripts that differ from what is printed now."""
-    environment = clean_environment()
-    os.environ.clear()
-    os.environ.update(environment)
+    replace_environment(clean_environment())
     text = PAGE.read_text(encoding="utf-8")
     transcripts = read_transcripts(text)
     with server() as running:
