@@ -4,6 +4,7 @@ import inspect
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -34,7 +35,8 @@ def beside(work: Callable[..., Any]) -> Any:
 
     It begins in a thread with the session's first test, if a test of the session needs it, and is
     waited for when its turn comes. Its parameters are other such work, fixtures of the session, and
-    two of its own: `empty_folder`, and `keep`, which enters a context until nothing needs it.
+    three of its own: `empty_folder`; `askers`, the tests that want it; and `keep`, which enters a
+    context until nothing needs it.
     """
     name = work.__name__
     WORK[name] = work
@@ -90,21 +92,20 @@ def is_skipped(item: pytest.Item) -> bool:
 
 
 @contextmanager
-def at_work(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Any]]]:
-    """Do all work that the session's tests need, beside the block; give it under way, by name.
+def at_work(request: pytest.FixtureRequest) -> Iterator["Crew"]:
+    """Do all work that the session's tests need, beside the block; give those who do it.
 
-    What is not begun at the end of the block is not done; what was kept is closed, last first.
+    What is not begun at the end of the block is not done; what was kept is closed.
     """
-    items = request.session.items
-    crew = Crew(needed(items), {name for item in items for name in fixtures(item)})
-    with ExitStack() as kept, ThreadPoolExecutor(AT_ONCE) as threads:
-        for stack in crew.kept.values():
-            kept.enter_context(stack)
+    items = [item for item in request.session.items if not is_skipped(item)]
+    wanted = Counter(name for item in items for name in fixtures(item))
+    crew = Crew(needed(items), wanted)
+    with ThreadPoolExecutor(AT_ONCE) as threads:
         members = [threads.submit(crew.work) for _ in range(AT_ONCE)]
         try:
             for name in crew.under_way:
                 crew.add(name, arguments(request, name))
-            yield crew.under_way
+            yield crew
         finally:
             crew.stop()
         for member in members:
@@ -112,10 +113,13 @@ def at_work(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Any]]]:
 
 
 def arguments(request: pytest.FixtureRequest, work: str) -> dict[str, Any]:
-    """Return what the work's parameters ask for that is no other work: a folder, fixtures."""
-    folders: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
+    """Return what the work's parameters ask for that is no other work, and not `keep`."""
+    own: dict[str, Callable[[], Any]] = {
+        "empty_folder": lambda: request.getfixturevalue("tmp_path_factory").mktemp(work),
+        "askers": lambda: [item for item in request.session.items if work in fixtures(item)],
+    }
     return {
-        name: folders.mktemp(work) if name == "empty_folder" else request.getfixturevalue(name)
+        name: own[name]() if name in own else request.getfixturevalue(name)
         for name in parameters(WORK[work])
         if name not in WORK and name != "keep"
     }
@@ -124,12 +128,14 @@ def arguments(request: pytest.FixtureRequest, work: str) -> dict[str, Any]:
 class Crew:
     """Threads that do work in order, each piece of it once all that it needs is done."""
 
-    def __init__(self, names: list[str], wanted: set[str]) -> None:
-        """Take the names of the work, in order, and the names that tests ask for."""
+    def __init__(self, names: list[str], wanted: Counter[str]) -> None:
+        """Take the names of the work, in order, and how many tests want each of them."""
         self.wanted = wanted
         self.under_way: dict[str, Future[Any]] = {name: Future() for name in names}
         self.kept = {name: ExitStack() for name in names}
         self.waiting: dict[str, dict[str, Any]] = {}
+        self.begun: set[str] = set()
+        self.closed: set[str] = set()
         self.stopped = False
         self.change = threading.Condition()
 
@@ -137,6 +143,23 @@ class Crew:
         """Have the work done with these arguments, and the results of other work."""
         with self.change:
             self.waiting[name] = arguments
+            self.change.notify_all()
+
+    def finish(self, item: pytest.Item) -> None:
+        """Count the test as one that wants nothing any more."""
+        with self.change:
+            self.wanted -= Counter(fixtures(item))
+            self.change.notify_all()
+
+    def stop(self) -> None:
+        """Begin nothing more, and close all that is kept."""
+        with self.change:
+            for name, future in self.under_way.items():
+                if name not in self.begun:
+                    future.cancel()
+            self.waiting.clear()
+            self.wanted.clear()
+            self.stopped = True
             self.change.notify_all()
 
     def needs(self, name: str) -> list[str]:
@@ -148,30 +171,45 @@ class Crew:
         done = {name for name, future in self.under_way.items() if future.done()}
         return [name for name in self.waiting if done.issuperset(self.needs(name))]
 
-    def is_over(self, name: str) -> bool:
-        """Return whether the work is done, and neither a test nor other work asks for it."""
-        askers = [other for other in self.under_way if name in self.needs(other)]
-        done = self.under_way[name].done() and name not in self.wanted
-        return done and all(self.is_over(other) for other in askers)
+    def over(self) -> list[str]:
+        """Return the work that is done and that neither a test nor other work asks for."""
+        return [
+            name
+            for name, future in self.under_way.items()
+            if name in self.kept and future.done() and not self.wanted[name]
+            if all(other in self.closed for other in self.under_way if name in self.needs(other))
+        ]
 
     def work(self) -> None:
-        """Do what is ready, the first first, and close what is over, until all is stopped."""
+        """Close what is over and do what is ready, the first first, until all is stopped."""
         while True:
             with self.change:
-                self.change.wait_for(lambda: self.ready() or self.stopped)
-                if self.stopped:
+                self.change.wait_for(lambda: self.over() or self.ready() or self.is_through())
+                if self.is_through():
                     return
-                name = self.ready()[0]
-                arguments = self.waiting.pop(name)
-            # In a thread of its own, because a thread that gave way cannot take it back.
-            thread = threading.Thread(target=self.do, args=(name, arguments))
-            thread.start()
-            thread.join()
-            with self.change:
-                self.change.notify_all()
-                over = [self.kept[other].pop_all() for other in self.kept if self.is_over(other)]
-            for stack in reversed(over):
-                stack.close()
+                over = self.over()[:1]
+                if over:
+                    kept = self.kept.pop(over[0])
+                else:
+                    name = self.ready()[0]
+                    self.begun.add(name)
+                    arguments = self.waiting.pop(name)
+            try:
+                if over:
+                    kept.close()
+                else:
+                    # In a thread of its own, because a thread that gave way cannot take it back.
+                    thread = threading.Thread(target=self.do, args=(name, arguments))
+                    thread.start()
+                    thread.join()
+            finally:
+                with self.change:
+                    self.closed.update(over)
+                    self.change.notify_all()
+
+    def is_through(self) -> bool:
+        """Return whether nothing is left to do or to close."""
+        return self.stopped and self.closed >= self.begun
 
     def do(self, name: str, arguments: dict[str, Any]) -> None:
         """Do one piece of work."""
@@ -184,14 +222,6 @@ class Crew:
             future.set_result(WORK[name](**arguments, **results))
         except BaseException as error:  # noqa: BLE001 - the test that waits for it raises it
             future.set_exception(error)
-
-    def stop(self) -> None:
-        """Begin nothing more."""
-        with self.change:
-            for name in self.waiting:
-                self.under_way[name].cancel()
-            self.stopped = True
-            self.change.notify_all()
 
 
 def give_way(steps: int) -> None:

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from beside import Keep, at_work, beside, own_fixtures, start_cases
+from beside import Crew, Keep, at_work, beside, own_fixtures, start_cases
 from forked import start_early
 from support import (
     GIVE_UP,
@@ -183,12 +183,25 @@ def served(api: Api, empty_folder: Path, keep: Keep) -> Served:
     return keep(served_flow(api, copy, empty_folder))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def under_way(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Any]]]:
-    """Return what is done beside the tests, under way, by name."""
-    with at_work(request) as work:
-        yield work
+@pytest.fixture(scope="session")
+def crew(request: pytest.FixtureRequest) -> Iterator[Crew]:
+    """Return those who do what is done beside the tests."""
+    with at_work(request) as crew:
+        yield crew
         GIVE_UP.set()
+
+
+@pytest.fixture(scope="session")
+def under_way(crew: Crew) -> dict[str, Future[Any]]:
+    """Return what is done beside the tests, under way, by name."""
+    return crew.under_way
+
+
+@pytest.fixture(autouse=True)
+def no_longer_needed(request: pytest.FixtureRequest, crew: Crew) -> Iterator[None]:
+    """Tell the crew what is not needed any more when the test is over."""
+    yield
+    crew.finish(request.node)
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pytest
-from beside import Keep, early, parameters
+from beside import Keep, beside, early
 from markdown_it import MarkdownIt
 from prefect import tags
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.settings.models.runner import RunnerSettings
 from pytest_markdown_docs.plugin import extract_fence_tests
 from support import (
@@ -44,9 +45,6 @@ from transcripts import (
     read_transcripts,
     record_all,
 )
-
-# What the page says to try is tried from the first test of this file on.
-pytestmark = pytest.mark.usefixtures("tried")
 
 TEXT = PAGE.read_text(encoding="utf-8")
 TRANSCRIPTS = read_transcripts(TEXT)
@@ -317,34 +315,39 @@ BLOCKS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def run_block(served: Served) -> Callable[[Any], dict[str, Any]]:
-    """Return a function that runs a block, once, and returns the names that it defines."""
-    done: dict[str, dict[str, Any]] = {}
+@beside
+def blocks(served: Served) -> dict[str, Future[dict[str, Any]]]:
+    """Return the names that each Python block defines, by its source, once all have run."""
 
-    def run_block(block: Any) -> dict[str, Any]:
-        if block.source not in done:
-            source = block.source.replace(f"{LOCAL}/api", served.api.url)
-            code = compile(source.replace("learnings-1", str(uuid.uuid4())), PAGE, "exec")
-            names: dict[str, Any] = {"__name__": "block"}
-            exec(code, names)  # noqa: S102
-            done[block.source] = names
-        return done[block.source]
+    def run(block: Any) -> dict[str, Any]:
+        source = block.source.replace(f"{LOCAL}/api", served.api.url)
+        code = compile(source.replace("learnings-1", str(uuid.uuid4())), PAGE, "exec")
+        names: dict[str, Any] = {"__name__": "block", "print": silent}
+        exec(code, names)  # noqa: S102
+        return names
 
-    return run_block
+    with ThreadPoolExecutor(1) as pool:
+        return {block.source: pool.submit(run, block) for block in BLOCKS}
+
+
+def silent(*_values: Any, **_options: Any) -> None:
+    """Stand for `print`, while another test may look at what is printed."""
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda it: f"{it.source_path.name}-{it.start_line}")
-def test_a_python_block_runs(block: Any, run_block: Callable[[Any], dict[str, Any]]) -> None:
-    run_block(block)
+def test_a_python_block_runs(block: Any, blocks: dict[str, Future[dict[str, Any]]]) -> None:
+    blocks[block.source].result()
 
 
-def test_a_parameter_that_the_flow_does_not_have_crashes_the_run(
-    served: Served, run_block: Callable[[Any], dict[str, Any]]
-) -> None:
-    (block,) = [block for block in BLOCKS if "the run will crash" in block.source]
-    run = served.api.ended(run_block(block)["wrong_name"].json()["id"])
-    assert run.state == "Crashed", f"the run is {run.state}; the page says that it crashes"
+@beside
+def wrong_parameter(served: Served, blocks: dict[str, Future[dict[str, Any]]]) -> str:
+    """Return how the run ends that the page triggers with a parameter that the flow lacks."""
+    (source,) = [source for source in blocks if "the run will crash" in source]
+    return served.api.ended(blocks[source].result()["wrong_name"].json()["id"]).state
+
+
+def test_a_parameter_that_the_flow_does_not_have_crashes_the_run(wrong_parameter: str) -> None:
+    assert wrong_parameter == "Crashed", f"the run is {wrong_parameter}; the page says Crashed"
 
 
 # --- things to try ---------------------------------------------------------------------------
@@ -436,7 +439,9 @@ def run_attempt(attempt: Attempt, api: Api, folder: Path) -> Observed:
 
     def record(*values: Any, **options: Any) -> None:
         observed.lines.append(" ".join(map(str, values)))
-        builtins.print(*values, **options)
+        context = TaskRunContext.get() or FlowRunContext.get()
+        if context and context.log_prints:
+            builtins.print(*values, **options)  # which Prefect has replaced
 
     code = compile(copy.read_text(encoding="utf-8"), str(copy), "exec")
     with tags(observed.label):
@@ -447,27 +452,22 @@ def run_attempt(attempt: Attempt, api: Api, folder: Path) -> Observed:
     return observed
 
 
-@pytest.fixture(scope="module")
+@beside
 def tried(
-    request: pytest.FixtureRequest, api: Api, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[Attempt, "Future[Observed]"]]:
+    api: Api, askers: list[pytest.Function], empty_folder: Path
+) -> dict[Attempt, Future[Observed]]:
     """Return what happens after the changes, several of them at a time: most of it is waiting."""
-    folder = tmp_path_factory.mktemp("tried")
-    wanted = [
-        cast(Attempt, item.callspec.params["attempt"])
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and "tried" in parameters(item.obj)
-    ]
+    attempts = [cast(Attempt, asker.callspec.params["attempt"]) for asker in askers]
     with ThreadPoolExecutor(4) as pool:
-        yield {
-            attempt: pool.submit(run_attempt, attempt, api, folder / str(number))
-            for number, attempt in enumerate(wanted)
+        return {
+            attempt: pool.submit(run_attempt, attempt, api, empty_folder / str(number))
+            for number, attempt in enumerate(attempts)
         }
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda it: f"{it.script}-{it.title}")
 def test_a_change_has_the_effect_that_the_page_states(
-    attempt: Attempt, tried: dict[Attempt, "Future[Observed]"], api: Api, tmp_path: Path
+    attempt: Attempt, tried: dict[Attempt, Future[Observed]], api: Api, tmp_path: Path
 ) -> None:
     observed = tried[attempt].result()
     measured = [settled(observed.seconds, stated) for stated in stated_seconds(attempt)]
