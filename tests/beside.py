@@ -81,6 +81,17 @@ def needed(items: list[pytest.Item]) -> list[str]:
     return names
 
 
+def sort_by_waiting(items: list[pytest.Item]) -> None:
+    """Put off the tests of the work that takes longest, and to the end what waits for all work."""
+
+    def rank(item: pytest.Item) -> int:
+        return (
+            2 if "undisturbed" in fixtures(item) else any(name in EARLY for name in needed([item]))
+        )
+
+    items.sort(key=rank)
+
+
 def fixtures(item: pytest.Item) -> list[str]:
     """Return the names of all fixtures that the test needs."""
     return list(getattr(item, "fixturenames", ()))

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from beside import Crew, Keep, at_work, beside, own_fixtures, start_cases
+from beside import Crew, Keep, at_work, beside, own_fixtures, sort_by_waiting, start_cases
 from forked import start_early
 from support import (
     GIVE_UP,
@@ -228,6 +228,11 @@ def hurried(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # The tests of a module that wait for programs to end, under way.
 _cases: dict[pytest.Item, Future[Any]] = {}
 _threads = ThreadPoolExecutor(5)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let no test wait for long work while others could run."""
+    sort_by_waiting(items)
 
 
 @pytest.hookimpl(tryfirst=True)
