@@ -15,7 +15,7 @@ from beside import Crew, Keep, at_work, beside, own_fixtures, sort_by_waiting, s
 from forked import start_early
 from support import (
     GIVE_UP,
-    QUICK_START,
+    QUICK_SERVER,
     Api,
     FlowRun,
     Served,
@@ -39,12 +39,9 @@ _environment = clean_environment(
     PREFECT_HOME=_home.name,
     PREFECT_LOGGING_TO_API_BATCH_INTERVAL="0.1",
     PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore",
-    # No test of the session's server looks at events; task runs are recorded from them as ever.
-    PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED="false",
-    PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED="false",
     # For requests in this process, which would look through os.environ while pytest changes it.
     NO_PROXY="127.0.0.1,localhost",
-    **QUICK_START,
+    **QUICK_SERVER,
 )
 replace_environment(_environment)
 

@@ -28,11 +28,14 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "LEARNINGS.md"
 SCRIPTS = sorted(path.name for path in ROOT.glob("[01][0-9]_*.py"))
 
-# For a server on a database that has its tables: neither look for changes of the tables at the
-# start, nor register the types of blocks, which no lesson uses.
-QUICK_START = {
+# What a server need not do for the lessons, on a database that has its tables: look for changes of
+# the tables, register the types of blocks, keep events and act on them. Task runs are recorded from
+# events all the same.
+QUICK_SERVER = {
     "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
     "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
 }
 
 # How the log records begin that Prefect writes by itself.
@@ -391,7 +394,7 @@ def server(
         if database:
             copy = (calm(Path(home)) if calmly else Path(home)) / "prefect.db"
             copy_database(database, copy)
-            settings |= QUICK_START
+            settings |= QUICK_SERVER
             settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{copy}"
         running = Server(Path(home), settings)
         try:
