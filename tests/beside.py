@@ -35,7 +35,7 @@ def beside(work: Callable[..., Any]) -> Any:
 
     It begins in a thread with the session's first test, if a test of the session needs it, and is
     waited for when its turn comes. Its parameters are other such work, fixtures of the session, and
-    three of its own: `empty_folder`; `askers`, the tests that want it; and `keep`, which enters a
+    three of its own: `empty_folder`; `items`, the tests of the session; and `keep`, which enters a
     context until nothing needs it.
     """
     name = work.__name__
@@ -85,9 +85,8 @@ def sort_by_waiting(items: list[pytest.Item]) -> None:
     """Put off the tests of the work that takes longest, and to the end what waits for all work."""
 
     def rank(item: pytest.Item) -> int:
-        return (
-            2 if "undisturbed" in fixtures(item) else any(name in EARLY for name in needed([item]))
-        )
+        asked = {*fixtures(item), *(parameters(WORK[item.name]) if item.name in WORK else ())}
+        return 2 if "undisturbed" in asked else int(not asked.isdisjoint(EARLY))
 
     items.sort(key=rank)
 
@@ -127,7 +126,7 @@ def arguments(request: pytest.FixtureRequest, work: str) -> dict[str, Any]:
     """Return what the work's parameters ask for that is no other work, and not `keep`."""
     own: dict[str, Callable[[], Any]] = {
         "empty_folder": lambda: request.getfixturevalue("tmp_path_factory").mktemp(work),
-        "askers": lambda: [item for item in request.session.items if work in fixtures(item)],
+        "items": lambda: request.session.items,
     }
     return {
         name: own[name]() if name in own else request.getfixturevalue(name)

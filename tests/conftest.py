@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from beside import Crew, Keep, at_work, beside, own_fixtures, sort_by_waiting, start_cases
+from beside import Crew, Keep, at_work, beside, early, own_fixtures, sort_by_waiting, start_cases
 from forked import start_early
 from support import (
     GIVE_UP,
@@ -32,6 +32,7 @@ from support import (
     served_flow,
     wait_until,
 )
+from transcripts import TRANSCRIPTS, Transcript, record_served, wanted_transcripts
 
 # Before the first import of Prefect, which reads its settings only once.
 _home = tempfile.TemporaryDirectory(prefix="prefect-home-", ignore_cleanup_errors=True)
@@ -172,8 +173,23 @@ def record(api: Api) -> Callable[..., FlowRun]:
     return record
 
 
+@early
+def recorded_served(
+    api: Api, items: list[pytest.Item], empty_folder: Path
+) -> dict[Transcript, str]:
+    """Return what the commands of lessons 09 to 12 print, if a test looks at one of them."""
+    if not any(transcript.is_of_served_flow for transcript in wanted_transcripts(items)):
+        return {}
+    return record_served(TRANSCRIPTS, api, empty_folder)
+
+
 @beside
-def served(api: Api, empty_folder: Path, keep: Keep) -> Served:
+def served(
+    api: Api,
+    empty_folder: Path,
+    keep: Keep,
+    recorded_served: dict[Transcript, str],
+) -> Served:
     """Return lesson 09, in a process of its own, serving its flow on the session's server."""
     script = script_path("09")
     copy = changed_copy(script, empty_folder, *seconds_scaled(script, 0.1))

@@ -128,7 +128,7 @@ def assert_like_threads(run: FlowRun, output: str) -> None:
 
 
 @beside
-def test_lesson_08_runs_unchanged_on_a_dask_cluster_of_processes(
+def test_the_pipeline_runs_unchanged_on_a_dask_cluster_of_processes(
     empty_folder: Path, api: Api
 ) -> None:
     result = readers_folder(empty_folder, api).run(shell("on dask"))
@@ -164,7 +164,7 @@ def on(folder: Folder, name: str, address: str) -> None:
 
 
 @pytest.mark.full
-def test_lesson_08_runs_unchanged_on_a_dask_scheduler(folder: Folder, api: Api) -> None:
+def test_the_pipeline_runs_unchanged_on_a_dask_scheduler(folder: Folder, api: Api) -> None:
     with dask_scheduler(folder) as dask:
         on(folder, "on_scheduler.py", dask)
         result = folder.run(shell("on scheduler"))
@@ -261,7 +261,7 @@ def names(states: list[dict[str, Any]]) -> list[str]:
 ORDINARY = ["Scheduled", "Pending", "Submitting", "Running", "Completed"]
 
 
-def test_script_12_triggers_a_run_on_the_pool(story: Story) -> None:
+def test_a_trigger_runs_on_the_pool(story: Story) -> None:
     assert names(story.states["ordinary"]) == ORDINARY, READ
     assert "Completed" in story.output, f"script 12 did not see the end: {story.output}"
 

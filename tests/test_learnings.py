@@ -5,7 +5,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pytest
-from beside import Keep, beside, early
+from beside import beside, cases_of, early, fixtures
 from markdown_it import MarkdownIt
 from prefect import tags
 from prefect.context import FlowRunContext, TaskRunContext
@@ -34,20 +34,20 @@ from support import (
     load_lesson,
     script_path,
     seconds_scaled,
-    server,
     wait_until,
 )
 from transcripts import (
     LOCAL,
-    Recording,
+    TRANSCRIPTS,
     Transcript,
     normalised,
     read_transcripts,
-    record_all,
+    record_lessons,
+    shown,
+    wanted_transcripts,
 )
 
 TEXT = PAGE.read_text(encoding="utf-8")
-TRANSCRIPTS = read_transcripts(TEXT)
 
 # How much more than the work a transcript on the page may show; the page states this, too.
 TOLERANCE = 0.9
@@ -58,6 +58,21 @@ SCALE = 0.2
 SECTIONS = {
     heading: body for heading, body in re.findall(r"(?ms)^## (\S+\.py)$(.*?)(?=^## )", TEXT)
 }
+
+
+# No id of a case here has a lesson's number in it: `pytest -k 04` is for the file of that lesson.
+def ids(texts: Iterable[str]) -> list[str]:
+    """Return the texts as ids of cases, without numbers and each another."""
+    found: list[str] = []
+    for text in texts:
+        name = re.sub(r"\d+_?", "", text)
+        while name in found:
+            name += ", again"
+        found.append(name)
+    return found
+
+
+of_scripts = pytest.mark.parametrize("script", SCRIPTS, ids=ids(SCRIPTS))
 
 T = TypeVar("T")
 
@@ -141,7 +156,7 @@ def test_every_script_has_its_section_and_its_row_in_order() -> None:
     assert list(map_rows()) == SCRIPTS, "the rows of the map are not the scripts, in order"
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@of_scripts
 def test_every_section_has_its_parts(script: str) -> None:
     section = SECTIONS[script]
     for part in ("**Key learnings**", "**Run it**", "**Watch out:**", "\nMore: "):
@@ -153,29 +168,30 @@ def test_every_section_has_its_parts(script: str) -> None:
 # --- transcripts -----------------------------------------------------------------------------
 
 
+@dataclass
+class Recording:
+    """What the commands of the transcripts printed, and the server that they ran on."""
+
+    api: Api
+    outputs: dict[Transcript, str]
+
+
 @early
-def recorded(empty_database: Path, keep: Keep) -> Recording:
-    """Return what the commands of all transcripts print."""
-    running = keep(server(empty_database, calmly=True))
+def recorded_lessons(
+    api: Api, items: list[pytest.Item], empty_folder: Path, empty_database: Path
+) -> dict[Transcript, str]:
+    """Return what the commands of lessons 01 to 08 print that a test looks at."""
     # For the lessons that run without a server: Prefect starts one for them.
-    copy_database(empty_database, running.home / "prefect.db")
-    return record_all(TRANSCRIPTS, Api(running.api_url), running.home)
+    copy_database(empty_database, empty_folder / "prefect.db")
+    return record_lessons(wanted_transcripts(items), api, empty_folder)
 
 
-def shown(script: str) -> Transcript:
-    """Return the last transcript of the script's section that runs the script by itself."""
-    body = SECTIONS[script]
-    found = [
-        transcript
-        for transcript in read_transcripts(body)
-        if transcript.command.startswith(f"python {script}") and transcript.has_server
-    ]
-    return next(
-        transcript
-        for transcript in TRANSCRIPTS
-        if (transcript.command, transcript.output, transcript.has_server)
-        == (found[0].command, found[0].output, True)
-    )
+@early
+def recorded(
+    api: Api, recorded_lessons: dict[Transcript, str], recorded_served: dict[Transcript, str]
+) -> Recording:
+    """Return what the commands of all transcripts print that a test looks at."""
+    return Recording(api, recorded_lessons | recorded_served)
 
 
 def recorded_runs(recorded: Recording, script: str) -> list[FlowRun]:
@@ -184,7 +200,7 @@ def recorded_runs(recorded: Recording, script: str) -> list[FlowRun]:
     return [recorded.api.ended(run) for run in re.findall(r"/runs/flow-run/(\S+)", output)]
 
 
-@pytest.mark.parametrize("transcript", TRANSCRIPTS, ids=lambda it: f"{it.line}-{it.command}")
+@pytest.mark.parametrize("transcript", TRANSCRIPTS, ids=ids(it.command for it in TRANSCRIPTS))
 def test_a_transcript_is_what_the_command_prints(
     transcript: Transcript, recorded: Recording
 ) -> None:
@@ -201,7 +217,7 @@ def test_no_transcript_is_left_out() -> None:
 # --- numbers ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@of_scripts
 def test_the_seconds_in_the_map_are_those_of_the_recorded_run(
     script: str, recorded: Recording
 ) -> None:
@@ -222,7 +238,7 @@ def test_the_seconds_in_the_map_are_those_of_the_recorded_run(
         )
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@of_scripts
 def test_the_seconds_in_a_section_are_those_of_the_map(script: str) -> None:
     section = re.sub(r"(?ms)^Effect: .*?^Test: ", "", SECTIONS[script])
     for seconds in re.findall(r"\*\*(\d+) s\*\*", section):
@@ -277,7 +293,7 @@ def test_the_three_timelines_are_those_of_the_recorded_runs(recorded: Recording)
         assert drawn == real, f"the timeline {heading!r} is not the recorded one"
 
 
-def test_the_attempts_are_those_of_lesson_06(recorded: Recording) -> None:
+def test_the_attempts_are_those_of_the_recorded_run(recorded: Recording) -> None:
     ((_, bars),) = charts("06_retry_logic.py").items()
     (run,) = recorded_runs(recorded, "06_retry_logic.py")
     (step,) = run.task_runs()
@@ -295,7 +311,7 @@ def test_the_attempts_are_those_of_lesson_06(recorded: Recording) -> None:
     assert len(names) == len(delays(step, source)), "a delay between two attempts is missing"
 
 
-def test_the_graph_of_lesson_08_is_the_recorded_one(recorded: Recording) -> None:
+def test_the_graph_is_that_of_the_recorded_run(recorded: Recording) -> None:
     section = SECTIONS["08_sync_async_retry_logger.py"]
     (run,) = recorded_runs(recorded, "08_sync_async_retry_logger.py")
     drawn = set(re.findall(r"(?m)^ +(\w+) --> (\w+)$", section))
@@ -334,7 +350,9 @@ def silent(*_values: Any, **_options: Any) -> None:
     """Stand for `print`, while another test may look at what is printed."""
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda it: f"{it.source_path.name}-{it.start_line}")
+@pytest.mark.parametrize(
+    "block", BLOCKS, ids=ids(" ".join(it.source.split())[:70] for it in BLOCKS)
+)
 def test_a_python_block_runs(block: Any, blocks: dict[str, Future[dict[str, Any]]]) -> None:
     blocks[block.source].result()
 
@@ -420,6 +438,10 @@ def read_attempts() -> Iterator[Attempt]:
 
 ATTEMPTS = list(read_attempts())
 
+of_attempts = pytest.mark.parametrize(
+    "attempt", ATTEMPTS, ids=ids(f"{it.script}-{it.title}" for it in ATTEMPTS)
+)
+
 
 def stated_seconds(attempt: Attempt) -> list[int]:
     """Return the seconds of work that the effect states."""
@@ -454,10 +476,14 @@ def run_attempt(attempt: Attempt, api: Api, folder: Path) -> Observed:
 
 @beside
 def tried(
-    api: Api, askers: list[pytest.Function], empty_folder: Path
+    api: Api, items: list[pytest.Item], empty_folder: Path
 ) -> dict[Attempt, Future[Observed]]:
     """Return what happens after the changes, several of them at a time: most of it is waiting."""
-    attempts = [cast(Attempt, asker.callspec.params["attempt"]) for asker in askers]
+    attempts = [
+        cast(Attempt, cases_of(item)["attempt"])
+        for item in items
+        if isinstance(item, pytest.Function) and "tried" in fixtures(item)
+    ]
     with ThreadPoolExecutor(4) as pool:
         return {
             attempt: pool.submit(run_attempt, attempt, api, empty_folder / str(number))
@@ -465,7 +491,7 @@ def tried(
         }
 
 
-@pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda it: f"{it.script}-{it.title}")
+@of_attempts
 def test_a_change_has_the_effect_that_the_page_states(
     attempt: Attempt, tried: dict[Attempt, Future[Observed]], api: Api, tmp_path: Path
 ) -> None:
@@ -496,7 +522,7 @@ def test_a_change_has_the_effect_that_the_page_states(
     assert effects or "**" in attempt.effect, f"{attempt.title!r} states no effect to check"
 
 
-@pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda it: f"{it.script}-{it.title}")
+@of_attempts
 def test_the_test_that_tells_exists(attempt: Attempt) -> None:
     tests = (ROOT / "tests" / f"test_{attempt.script}").read_text(encoding="utf-8")
     named = re.findall(r"`(test_\w+)`", attempt.test)

@@ -151,7 +151,7 @@ def test_the_right_credentials_trigger_and_do_not_show(path: Path, guarded: Serv
     [("admin:wrong-secret", "wants other credentials"), (None, "wants other credentials")],
     ids=["wrong", "missing"],
 )
-@pytest.mark.parametrize("number", ["10", "11", "12"])
+@pytest.mark.parametrize("number", ["10", "11", "12"], ids=["trigger", "lookup", "both"])
 def test_refused_credentials_are_one_clear_line(
     guarded: Served, number: str, login: str | None, hint: str
 ) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+from beside import cases_of, fixtures
 from support import (
     PAGE,
     ROOT,
@@ -76,6 +78,26 @@ def read_transcripts(text: str) -> list[Transcript]:
     ]
 
 
+TRANSCRIPTS = read_transcripts(PAGE.read_text(encoding="utf-8"))
+
+
+def shown(script: str) -> Transcript:
+    """Return the first transcript of the page that runs the script by itself, with a server."""
+    own = f"python {script}"
+    return next(it for it in TRANSCRIPTS if it.command.startswith(own) and it.has_server)
+
+
+def wanted_transcripts(items: list[pytest.Item]) -> list[Transcript]:
+    """Return the transcripts that these tests look at, in the order of the page."""
+    found: set[Transcript] = set()
+    for item in items:
+        if isinstance(item, pytest.Function) and "recorded" in fixtures(item):
+            case = cases_of(item)
+            of_script = [shown(case["script"])] if "script" in case else TRANSCRIPTS
+            found.update([case["transcript"]] if "transcript" in case else of_script)
+    return [transcript for transcript in TRANSCRIPTS if transcript in found]
+
+
 def normalised(output: str) -> str:
     """Return the output with what differs from run to run taken out."""
     for pattern, replacement in CHANGING:
@@ -108,7 +130,7 @@ def run_command(command: str, api_url: str | None, home: Path) -> str:
     return output.replace(site, LOCAL)
 
 
-def run_served(transcripts: list[Transcript], api: Api, home: Path) -> dict[Transcript, str]:
+def record_served(transcripts: list[Transcript], api: Api, home: Path) -> dict[Transcript, str]:
     """Return what lessons 09 to 12 print: 09 serves while the others run, then gets Ctrl-C."""
     outputs: dict[Transcript, str] = {}
     log = home / "09.log"
@@ -128,7 +150,7 @@ def run_served(transcripts: list[Transcript], api: Api, home: Path) -> dict[Tran
     with background(command, log, stop=signal.SIGINT, **settings) as process:
         wait_until("lesson 09 serves its flow", is_ready, 60)
         for transcript in transcripts:
-            if transcript.command != SERVE:
+            if transcript.is_of_served_flow and transcript.command != SERVE:
                 outputs[transcript] = run_command(transcript.command, api.url, home)
                 wait_until("the triggered flow run ends", all_ended, 60)
     assert process.returncode == 0, log.read_text(encoding="utf-8")
@@ -139,41 +161,32 @@ def run_served(transcripts: list[Transcript], api: Api, home: Path) -> dict[Tran
     return outputs
 
 
-@dataclass
-class Recording:
-    """What the commands of the transcripts printed, and the server that they ran on."""
-
-    api: Api
-    outputs: dict[Transcript, str]
-
-
-def record_all(transcripts: list[Transcript], api: Api, home: Path) -> Recording:
-    """Run the commands of the transcripts, a few at a time: most of them sleep."""
-    lessons = [transcript for transcript in transcripts if not transcript.is_of_served_flow]
-    served = [transcript for transcript in transcripts if transcript.is_of_served_flow]
-    with ThreadPoolExecutor(6) as pool:
-        served_runs = pool.submit(run_served, served, api, home)
+def record_lessons(transcripts: list[Transcript], api: Api, home: Path) -> dict[Transcript, str]:
+    """Return what lessons 01 to 08 print, run a few at a time: most of them sleep."""
+    # Longest first: what starts a server, then the later lessons, which sleep longest.
+    lessons = sorted(
+        (transcript for transcript in transcripts if not transcript.is_of_served_flow),
+        key=lambda it: (it.has_server, -it.line),
+    )
+    with ThreadPoolExecutor(5) as pool:
         runs = {
-            # Longest first: what starts a server, then the later lessons, which sleep longest.
             lesson: pool.submit(
                 run_command, lesson.command, api.url if lesson.has_server else None, home
             )
-            for lesson in sorted(lessons, key=lambda it: (it.has_server, -it.line))
+            for lesson in lessons
         }
-        outputs = {lesson: run.result() for lesson, run in runs.items()}
-        return Recording(api, outputs | served_runs.result())
+        return {lesson: run.result() for lesson, run in runs.items()}
 
 
 def main() -> None:
     """Rewrite the transcripts that differ from what is printed now."""
     replace_environment(clean_environment())
-    text = PAGE.read_text(encoding="utf-8")
-    transcripts = read_transcripts(text)
     with server() as running:
-        recorded = record_all(transcripts, Api(running.api_url), running.home)
-    outputs = [recorded.outputs[transcript] for transcript in transcripts]
+        place = (TRANSCRIPTS, Api(running.api_url), running.home)
+        recorded = record_lessons(*place) | record_served(*place)
+    outputs = [recorded[transcript] for transcript in TRANSCRIPTS]
     noise, nothing = CHANGING[0]
-    renewed = iter(zip(transcripts, outputs, strict=True))
+    renewed = iter(zip(TRANSCRIPTS, outputs, strict=True))
 
     def renew(fence: re.Match[str]) -> str:
         transcript, output = next(renewed)
@@ -183,7 +196,9 @@ def main() -> None:
         head = fence[0].partition("\n")[0]
         return f"{head}\n$ {transcript.command}\n{re.sub(noise, nothing, output)}```"
 
-    PAGE.write_text(FENCE.sub(renew, text), encoding="utf-8", newline="\n")
+    PAGE.write_text(
+        FENCE.sub(renew, PAGE.read_text(encoding="utf-8")), encoding="utf-8", newline="\n"
+    )
 
 
 if __name__ == "__main__":
