@@ -42,7 +42,12 @@ THREADS = 8
 @beside
 def protected(empty_database: Path, keep: Keep) -> Server:
     """Return a Prefect server on SQLite that asks for credentials."""
-    return keep(server(empty_database, PREFECT_SERVER_API_AUTH_STRING=LOGIN))
+    settings = {
+        "PREFECT_SERVER_API_AUTH_STRING": LOGIN,
+        # What is triggered here waits, and to mark it as late stops SQLite for a minute at times.
+        "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    }
+    return keep(server(empty_database, **settings))
 
 
 @beside
