@@ -26,6 +26,9 @@ class Keep(Protocol):
 WORK: dict[str, Callable[..., Any]] = {}
 EARLY: list[str] = []
 
+# The parameters of work that are neither other work nor fixtures.
+OWN = ("empty_folder", "items", "keep")
+
 # While one works the other waits, most of the time, and the tests themselves need a core.
 AT_ONCE = 3
 
@@ -85,7 +88,8 @@ def sort_by_waiting(items: list[pytest.Item]) -> None:
     """Put off the tests of the work that takes longest, and to the end what waits for all work."""
 
     def rank(item: pytest.Item) -> int:
-        asked = {*fixtures(item), *(parameters(WORK[item.name]) if item.name in WORK else ())}
+        own = parameters(WORK[item.name]) if item.name in WORK else []
+        asked = {item.name, *own, *fixtures(item)}
         return 2 if "undisturbed" in asked else int(not asked.isdisjoint(EARLY))
 
     items.sort(key=rank)
@@ -113,7 +117,8 @@ def at_work(request: pytest.FixtureRequest) -> Iterator["Crew"]:
     with ThreadPoolExecutor(AT_ONCE) as threads:
         members = [threads.submit(crew.work) for _ in range(AT_ONCE)]
         try:
-            for name in crew.under_way:
+            # First what can begin before the session's server runs.
+            for name in sorted(crew.under_way, key=lambda name: bool(borrowed(name))):
                 crew.add(name, arguments(request, name))
             yield crew
         finally:
@@ -122,17 +127,19 @@ def at_work(request: pytest.FixtureRequest) -> Iterator["Crew"]:
             member.result()
 
 
+def borrowed(work: str) -> list[str]:
+    """Return the fixtures that the work's parameters name."""
+    return [name for name in parameters(WORK[work]) if name not in {*WORK, *OWN}]
+
+
 def arguments(request: pytest.FixtureRequest, work: str) -> dict[str, Any]:
     """Return what the work's parameters ask for that is no other work, and not `keep`."""
-    own: dict[str, Callable[[], Any]] = {
-        "empty_folder": lambda: request.getfixturevalue("tmp_path_factory").mktemp(work),
-        "items": lambda: request.session.items,
-    }
-    return {
-        name: own[name]() if name in own else request.getfixturevalue(name)
-        for name in parameters(WORK[work])
-        if name not in WORK and name != "keep"
-    }
+    found = {name: request.getfixturevalue(name) for name in borrowed(work)}
+    if "empty_folder" in parameters(WORK[work]):
+        found["empty_folder"] = request.getfixturevalue("tmp_path_factory").mktemp(work)
+    if "items" in parameters(WORK[work]):
+        found["items"] = request.session.items
+    return found
 
 
 class Crew:

@@ -89,6 +89,7 @@ def run_team(path: Path) -> Iterator[Team]:
         serving = Folder(path, {**client.environment}, client.logs)
         # Silent runs are looked for more often than every 5 s.
         serving.environment["PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY"] = "PT1S"
+        serving.environment["PREFECT_API_BLOCKS_REGISTER_ON_START"] = "false"  # nothing uses them
         process, log = stack.enter_context(serving.terminal(start))
         team = Team(TeamApi(f"http://127.0.0.1:{port}/api", LOGIN), client, database)
 

@@ -15,7 +15,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 import requests
-from beside import beside
+from beside import beside, early
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from stub import Answer, stub
 from support import (
@@ -71,7 +71,7 @@ def exit_code_of(process: subprocess.Popen[bytes], signal: str) -> int:
         raise AssertionError(f"{signal} does not end it within 30 s; {READ}") from None
 
 
-@beside
+@early
 def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
     """Serve the flow on a server that lesson 09 starts itself, watch it, and end it by Ctrl-C."""
     folder = empty_folder

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import requests
-from beside import Keep, beside
+from beside import Keep, beside, early
 from forked import run_forked
 from stub import Answer, Request, stub
 from support import (
@@ -42,12 +42,14 @@ THREADS = 8
 @beside
 def protected(empty_database: Path, keep: Keep) -> Server:
     """Return a Prefect server on SQLite that asks for credentials."""
-    settings = {
-        "PREFECT_SERVER_API_AUTH_STRING": LOGIN,
-        # What is triggered here waits, and to mark it as late stops SQLite for a minute at times.
-        "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
-    }
-    return keep(server(empty_database, **settings))
+    return keep(
+        server(
+            empty_database,
+            PREFECT_SERVER_API_AUTH_STRING=LOGIN,
+            # What is triggered here waits, and to mark it as late can stop SQLite for a minute.
+            PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED="false",
+        )
+    )
 
 
 @beside
@@ -169,7 +171,7 @@ def test_refused_credentials_are_one_clear_line(
     assert "secret" not in result.stderr, f"a credential is shown; {read(number)}"
 
 
-@beside
+@early
 def killed(api: Api, empty_folder: Path) -> list[Counter[str]]:
     """Kill the serving process with one run running and two queued, and serve again.
 
@@ -242,7 +244,7 @@ def test_under_load_no_trigger_is_lost_and_none_doubled(
     assert runs == Counter(keys), f"not one run for each key; {READ}"
 
 
-@beside
+@early
 def test_a_server_restart_in_the_middle_loses_and_doubles_nothing(empty_database: Path) -> None:
     # Calmly: this is about a server that is away, and the load above about one that is busy.
     with server(empty_database, calmly=True) as restarted:
