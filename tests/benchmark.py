@@ -387,7 +387,7 @@ def load(
 
     What arrived is never run to its end: the server, and what serves the flow, end first.
     """
-    with server(None, calmly=False, **settings) as running:
+    with server(None, port=None, calmly=False, **settings) as running:
         folder = Folder(place.folder.path, {**place.folder.environment}, place.folder.logs)
         fresh = Place(folder, running, place.quick)
         with serving(fresh, 1, limit=1):
@@ -421,7 +421,7 @@ def team(place: Place) -> Iterator[tuple[Place, str]]:
         settings = {}
         if programs:
             settings = fresh_databases(stack.enter_context(postgres(programs)))()
-        running = stack.enter_context(server(None, calmly=False, **settings))
+        running = stack.enter_context(server(None, port=None, calmly=False, **settings))
         folder = Folder(place.folder.path, {**place.folder.environment}, place.folder.logs)
         yield Place(folder, running, place.quick), "PostgreSQL" if programs else "SQLite"
 

@@ -1,6 +1,7 @@
 """One Prefect server for the whole session, and nothing of the caller's Prefect or proxies."""
 
 import logging
+import os
 import runpy
 import signal
 import tempfile
@@ -23,6 +24,7 @@ from support import (
     changed_copy,
     clean_environment,
     copy_database,
+    free_port,
     load_afresh,
     load_lesson,
     read,
@@ -30,6 +32,7 @@ from support import (
     script_path,
     seconds_scaled,
     served_flow,
+    server,
     wait_until,
 )
 from transcripts import TRANSCRIPTS, Transcript, record_served, wanted_transcripts
@@ -45,6 +48,9 @@ _environment = clean_environment(
     **QUICK_SERVER,
 )
 replace_environment(_environment)
+# Only for the flows in this process: a script is told by the test which server it is to use.
+PORT = free_port()
+os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{PORT}/api"
 
 # A script may start pytest with Ctrl-C ignored, and so would the lessons be, which end by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -56,13 +62,12 @@ logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 import prefect  # noqa: E402
 from prefect import Flow, Task, task  # noqa: E402
+from prefect.events.worker import EventsWorker  # noqa: E402
+from prefect.logging.handlers import APILogWorker  # noqa: E402
 from prefect.settings import (  # noqa: E402
-    PREFECT_API_URL,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-    PREFECT_SERVER_DATABASE_MIGRATE_ON_START,
     temporary_settings,
 )
-from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -77,24 +82,18 @@ def tables(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
-def api(tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def api(tables: Path) -> Iterator[Api]:
     """Return the API of the session's server, on which the flows of all tests run."""
-    folder = calm(tmp_path_factory.mktemp("harness"))
-    folder.mkdir(exist_ok=True)
-    database = folder / "prefect-test.db"
-    settings = {
-        # At its end a flow run joins its heartbeat thread, which costs up to a second.
-        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
-        PREFECT_SERVER_DATABASE_MIGRATE_ON_START: not tables.exists(),
-    }
-    if tables.exists():
-        copy_database(tables, database)
-    with pytest.MonkeyPatch.context() as patch, temporary_settings(settings):
-        patch.setattr("prefect.testing.utilities.mkdtemp", lambda: str(folder))
-        with prefect_test_harness(server_startup_timeout=60):
-            if not tables.exists():
-                copy_database(database, tables)
-            yield Api(str(PREFECT_API_URL.value()))
+    made = tables if tables.exists() else None
+    making = {**QUICK_SERVER, "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "true"}
+    # At its end a flow run joins its heartbeat thread, which costs up to a second.
+    no_heartbeat = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+    with server(made, port=PORT, calmly=True, **({} if made else making)) as running, no_heartbeat:
+        if not made:
+            copy_database(calm(running.home) / "prefect.db", tables)
+        yield Api(running.api_url)
+        EventsWorker.drain_all()
+        APILogWorker.instance().drain()
 
 
 @pytest.fixture(scope="session")

@@ -383,20 +383,22 @@ class Server:
 
 @contextmanager
 def server(
-    database: Path | None = None, *, calmly: bool = False, **settings: str
+    database: Path | None = None, *, port: int | None = None, calmly: bool = False, **settings: str
 ) -> Iterator[Server]:
     """Run a Prefect server with these settings, and a home of its own, during the block.
 
     It starts on a copy of `database`, if given, which spares it most of the start: the tables.
-    If `calmly`, that copy is in a calm folder.
+    If `calmly`, its database is in a calm folder.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        folder = calm(Path(home)) if calmly else Path(home)
+        folder.mkdir(exist_ok=True)
         if database:
-            copy = (calm(Path(home)) if calmly else Path(home)) / "prefect.db"
-            copy_database(database, copy)
-            settings |= QUICK_SERVER
-            settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{copy}"
-        running = Server(Path(home), settings)
+            copy_database(database, folder / "prefect.db")
+            settings = {**QUICK_SERVER, "PREFECT_SERVER_UI_ENABLED": "false", **settings}
+        url = f"sqlite+aiosqlite:///{folder / 'prefect.db'}"
+        settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = url
+        running = Server(Path(home), settings, port or free_port())
         try:
             running.start()
             yield running

@@ -19,6 +19,7 @@ from beside import beside, cases_of, early, fixtures
 from markdown_it import MarkdownIt
 from prefect import tags
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.settings.models.runner import RunnerSettings
 from pytest_markdown_docs.plugin import extract_fence_tests
 from support import (
@@ -466,7 +467,7 @@ def run_attempt(attempt: Attempt, api: Api, folder: Path) -> Observed:
             builtins.print(*values, **options)  # which Prefect has replaced
 
     code = compile(copy.read_text(encoding="utf-8"), str(copy), "exec")
-    with tags(observed.label):
+    with tags(observed.label), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         try:
             exec(code, {"__name__": "__main__", "__file__": str(copy), "print": record})  # noqa: S102
         except Exception as error:  # noqa: BLE001 - whatever the changed script raises
@@ -508,7 +509,6 @@ def test_a_change_has_the_effect_that_the_page_states(
     effects = [" ".join(effect.split()) for effect in re.findall(r"`([^`]+)`", attempt.effect)]
 
     def has_all() -> bool:
-        time.sleep(0.3)  # on top of wait_until's pause: the server has enough to do
         text = observed.text()
         return all(effect in text for effect in effects)
 
