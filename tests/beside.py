@@ -85,12 +85,11 @@ def needed(items: list[pytest.Item]) -> list[str]:
 
 
 def sort_by_waiting(items: list[pytest.Item]) -> None:
-    """Put off the tests of the work that takes longest, and to the end what waits for all work."""
+    """Put off the tests that wait for work, and to the end what waits for all of it."""
 
     def rank(item: pytest.Item) -> int:
-        own = parameters(WORK[item.name]) if item.name in WORK else []
-        asked = {item.name, *own, *fixtures(item)}
-        return 2 if "undisturbed" in asked else int(not asked.isdisjoint(EARLY))
+        waits = item.name in WORK or not set(fixtures(item)).isdisjoint(WORK)
+        return 2 if "undisturbed" in fixtures(item) else int(waits)
 
     items.sort(key=rank)
 
