@@ -22,15 +22,16 @@ class Keep(Protocol):
         """Enter it."""
 
 
-# What can be done beside the tests, by name, and the names of what is begun before the rest.
+# What can be done beside the tests, by name; what of it is begun before the rest, and first of all.
 WORK: dict[str, Callable[..., Any]] = {}
 EARLY: list[str] = []
+FIRST: list[str] = []
 
 # The parameters of work that are neither other work nor fixtures.
 OWN = ("empty_folder", "items", "keep")
 
 # While one works the other waits, most of the time, and the tests themselves need a core.
-AT_ONCE = 3
+AT_ONCE = 4
 
 
 def beside(work: Callable[..., Any]) -> Any:
@@ -61,6 +62,12 @@ def early(work: Callable[..., Any]) -> Any:
     return beside(work)
 
 
+def first(work: Callable[..., Any]) -> Any:
+    """Do the same, and give way to nothing: it takes longest of all."""
+    FIRST.append(work.__name__)
+    return early(work)
+
+
 def parameters(work: Callable[..., Any]) -> list[str]:
     """Return the names of its parameters."""
     return list(inspect.signature(work).parameters)
@@ -79,7 +86,7 @@ def needed(items: list[pytest.Item]) -> list[str]:
     wanted = [
         name for item in items if not is_skipped(item) for name in (item.name, *fixtures(item))
     ]
-    for name in sorted(wanted, key=lambda name: name not in EARLY):
+    for name in sorted(wanted, key=lambda name: (name not in FIRST, name not in EARLY)):
         add(name)
     return names
 
@@ -229,7 +236,8 @@ class Crew:
 
     def do(self, name: str, arguments: dict[str, Any]) -> None:
         """Do one piece of work."""
-        give_way(2 if name in EARLY else 8)
+        if name not in FIRST:
+            give_way(5)
         if "keep" in parameters(WORK[name]):
             arguments["keep"] = self.kept[name].enter_context
         future = self.under_way[name]

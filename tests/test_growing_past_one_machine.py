@@ -15,7 +15,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 import requests
-from beside import Keep, beside, early
+from beside import Keep, beside, first
 from growing_place import (
     READ,
     SHELL,
@@ -241,13 +241,13 @@ def test_processes_compute_where_threads_only_wait(folder: Folder) -> None:
 # --- many runs on more machines, and a server for a team -------------------------------------
 
 
-@early
+@first
 def team(empty_folder: Path, keep: Keep) -> Team:
     """Return the team's server, once it runs."""
     return keep(run_team(empty_folder))
 
 
-@early
+@first
 def story(team: Team) -> Story:
     """Return what happened to the runs of the worker that was killed."""
     return play(team)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import requests
-from beside import Keep, beside, early
+from beside import Keep, early
 from forked import run_forked
 from stub import Answer, Request, stub
 from support import (
@@ -39,7 +39,7 @@ LOGIN = "admin:sesame"
 THREADS = 8
 
 
-@beside
+@early
 def protected(empty_database: Path, keep: Keep) -> Server:
     """Return a Prefect server on SQLite that asks for credentials."""
     return keep(
@@ -52,7 +52,7 @@ def protected(empty_database: Path, keep: Keep) -> Server:
     )
 
 
-@beside
+@early
 def guarded(protected: Server, empty_folder: Path, keep: Keep) -> Served:
     """Return lesson 09 serving on that server, and polling it."""
     # One flow run that does not end, and no other: what is triggered here is not to be run.
