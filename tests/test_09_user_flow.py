@@ -250,13 +250,14 @@ def test_a_web_page_is_no_prefect_server(refusal: Callable[..., str]) -> None:
     assert line.startswith(f"No Prefect server answers at {server.api_url}"), READ
 
 
-def test_a_server_that_wants_other_credentials_is_one_clear_line(
-    refusal: Callable[..., str],
-) -> None:
+@beside
+def test_a_server_that_wants_other_credentials_is_one_clear_line() -> None:
+    # As a program: .serve() in a process where other threads run flows can bring Prefect to a halt.
     refused = Answer(401, {"exception_message": "Unauthorized"})
-    with stub(lambda _: refused) as server, temporary_settings({PREFECT_API_URL: server.api_url}):
-        line = refusal()
-    assert line == f"The server at {server.api_url} refused: 401", READ
+    with stub(lambda _: refused) as server:
+        result = run_script(script_path("09"), PREFECT_API_URL=server.api_url)
+    assert result.stderr == f"The server at {server.api_url} refused: 401\n", READ
+    assert result.returncode == 1, f"a refusal is a failure; {READ}"
 
 
 @beside
