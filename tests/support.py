@@ -388,7 +388,7 @@ def server(
     """Run a Prefect server with these settings, and a home of its own, during the block.
 
     It starts on a copy of `database`, if given, which spares it most of the start: the tables.
-    If `calmly`, its database is in a calm folder.
+    If `calmly`, its database is in a calm folder. The settings may name another database.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         folder = calm(Path(home)) if calmly else Path(home)
@@ -397,7 +397,7 @@ def server(
             copy_database(database, folder / "prefect.db")
             settings = {**QUICK_SERVER, "PREFECT_SERVER_UI_ENABLED": "false", **settings}
         url = f"sqlite+aiosqlite:///{folder / 'prefect.db'}"
-        settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = url
+        settings = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url, **settings}
         running = Server(Path(home), settings, port or free_port())
         try:
             running.start()
