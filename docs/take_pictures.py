@@ -7,7 +7,6 @@ Chromium (Debian: apt-get install chromium). Needs what requirements.txt install
 import base64
 import itertools
 import json
-import os
 import shutil
 import signal
 import sys
@@ -31,6 +30,7 @@ from support import (  # noqa: E402
     Server,
     background,
     clean_environment,
+    replace_environment,
     run_script,
     script_path,
     wait_until,
@@ -235,9 +235,7 @@ def recorded() -> Iterator[Api]:
 
 def main() -> None:
     """Take every picture."""
-    environment = clean_environment()
-    os.environ.clear()
-    os.environ.update(environment)
+    replace_environment(clean_environment())
     with recorded() as api, browser() as page:
         site = api.url.removesuffix("/api") + "/v2"
         flow_names = {flow["id"]: flow["name"] for flow in api.post("/flows/filter", {})}
