@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import pytest
@@ -210,25 +211,33 @@ class Crew:
                 self.change.wait_for(lambda: self.over() or self.ready() or self.is_through())
                 if self.is_through():
                     return
-                over = self.over()[:1]
-                if over:
-                    kept = self.kept.pop(over[0])
-                else:
-                    name = self.ready()[0]
-                    self.begun.add(name)
-                    arguments = self.waiting.pop(name)
+                job = self.next_job()
             try:
-                if over:
-                    kept.close()
-                else:
-                    # In a thread of its own, because a thread that gave way cannot take it back.
-                    thread = threading.Thread(target=self.do, args=(name, arguments))
-                    thread.start()
-                    thread.join()
+                job()
             finally:
                 with self.change:
-                    self.closed.update(over)
                     self.change.notify_all()
+
+    def next_job(self) -> Callable[[], None]:
+        """Return the next thing to do, which nobody else will be given."""
+        if over := self.over():
+            return partial(self.close, over[0], self.kept.pop(over[0]))
+        name = self.ready()[0]
+        self.begun.add(name)
+        return partial(self.do_apart, name, self.waiting.pop(name))
+
+    def close(self, name: str, kept: ExitStack) -> None:
+        """Close what the work kept."""
+        try:
+            kept.close()
+        finally:
+            self.closed.add(name)
+
+    def do_apart(self, name: str, arguments: dict[str, Any]) -> None:
+        """Do one piece of work in a thread of its own: one that gave way cannot take it back."""
+        thread = threading.Thread(target=self.do, args=(name, arguments))
+        thread.start()
+        thread.join()
 
     def is_through(self) -> bool:
         """Return whether nothing is left to do or to close."""

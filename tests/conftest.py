@@ -6,7 +6,7 @@ import runpy
 import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -91,12 +91,14 @@ def tables(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def api(tables: Path) -> Iterator[Api]:
     """Return the API of the session's server, on which the flows of all tests run."""
-    made = tables if tables.exists() else None
+    known = tables.exists()
     making = {**QUICK_SERVER, "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "true"}
+    settings = {} if known else making
     # At its end a flow run joins its heartbeat thread, which costs up to a second.
     no_heartbeat = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
-    with server(made, port=PORT, calmly=True, **({} if made else making)) as running, no_heartbeat:
-        if not made:
+    started = server(tables if known else None, port=PORT, calmly=True, **settings)
+    with started as running, no_heartbeat:
+        if not known:
             copy_database(calm(running.home) / "prefect.db", tables)
         yield Api(running.api_url)
         EventsWorker.drain_all()
@@ -194,7 +196,7 @@ def served(
     api: Api,
     empty_folder: Path,
     keep: Keep,
-    recorded_served: dict[Transcript, str],
+    recorded_served: dict[Transcript, str],  # before this, because both serve the same name
 ) -> Served:
     """Return lesson 09, in a process of its own, serving its flow on the session's server."""
     script = script_path("09")
@@ -214,6 +216,12 @@ def crew(request: pytest.FixtureRequest) -> Iterator[Crew]:
 def under_way(crew: Crew) -> dict[str, Future[Any]]:
     """Return what is done beside the tests, under way, by name."""
     return crew.under_way
+
+
+@pytest.fixture
+def undisturbed(under_way: dict[str, Future[Any]]) -> None:
+    """Wait for all the work beside the tests: how long a server is locked depends on it."""
+    wait(under_way.values())
 
 
 @pytest.fixture(autouse=True)

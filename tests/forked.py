@@ -11,11 +11,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from support import ENVIRONMENT, GIVE_UP, ROOT, go_on, run_script
+from support import ENVIRONMENT, ROOT, go_on, patience, run_script, too_late
 
 # A process may only be started, and its end only be read, by one thread at a time.
 ONE_BY_ONE = threading.Lock()
@@ -36,16 +35,15 @@ def run_forked(path: Path, *arguments: str, **settings: str) -> subprocess.Compl
         )
         with ONE_BY_ONE:
             process.start()
-        deadline = time.monotonic() + SECONDS
-        while not wait([process.sentinel], 1):
-            if GIVE_UP.is_set() or time.monotonic() > deadline:
-                process.kill()
-                told = " ".join(command)
-                raise AssertionError(
-                    f"did not end within {SECONDS} s: {told}; has every request a timeout?"
-                )
+        is_over = patience(SECONDS)
+        while not (ended := wait([process.sentinel], 1)) and not is_over():
+            pass
+        if not ended:
+            process.kill()
         with ONE_BY_ONE:
             process.join()
+        if not ended:
+            raise too_late(command, SECONDS)
         code = process.exitcode
         assert code is not None
         texts = [output.read_text(encoding="utf-8") for output in outputs]

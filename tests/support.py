@@ -233,27 +233,33 @@ def run_program(
         text=True,
         encoding="utf-8",
     )
-    deadline = time.monotonic() + seconds
+    is_over = patience(seconds)
     while True:
         try:
             output, errors = process.communicate(timeout=min(1, seconds))
             return subprocess.CompletedProcess(command, process.returncode, output, errors)
         except subprocess.TimeoutExpired:
-            if GIVE_UP.is_set() or time.monotonic() > deadline:
+            if is_over():
                 process.kill()
                 process.communicate()
-                raise AssertionError(
-                    f"did not end within {seconds:g} s: {' '.join(command)}"
-                ) from None
+                raise too_late(command, seconds) from None
+
+
+def patience(seconds: float) -> Callable[[], bool]:
+    """Return a function that tells whether the seconds, or all tests, are over."""
+    deadline = time.monotonic() + seconds
+    return lambda: GIVE_UP.is_set() or time.monotonic() > deadline
+
+
+def too_late(command: Sequence[str], seconds: float) -> AssertionError:
+    """Return the error of a program that did not end in time."""
+    what = f"did not end within {seconds:g} s: {' '.join(command)}"
+    return AssertionError(f"{what}; has every request a timeout?")
 
 
 def run_script(path: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run the script as a user does, `python NN_....py`, and return what it printed."""
-    command = [sys.executable, str(path), *arguments]
-    try:
-        return run_program(command, ROOT, {**ENVIRONMENT, **settings})
-    except AssertionError as error:
-        raise AssertionError(f"{error}; has every request a timeout?") from None
+    return run_program([sys.executable, str(path), *arguments], ROOT, {**ENVIRONMENT, **settings})
 
 
 def assert_one_line(result: subprocess.CompletedProcess[str], hint: str, code: int = 1) -> None:

@@ -8,7 +8,7 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -206,12 +206,6 @@ def test_a_killed_process_loses_no_queued_run(killed: list[Counter[str]]) -> Non
         f"observed {at_the_end}: what LEARNINGS.md says of the run that was running is not so; "
         f"{READ}"
     )
-
-
-@pytest.fixture
-def undisturbed(under_way: dict[str, Future[Any]]) -> None:
-    """Wait for all the work beside the tests: how long a server is locked depends on it."""
-    wait(under_way.values())
 
 
 @pytest.mark.usefixtures("undisturbed")
