@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import requests
@@ -22,6 +24,10 @@ USER_SECONDS = 1
 SERVER_START_SECONDS = 60
 RUN_LIMIT = 5  # flow runs at the same time, each a process; without it, all that are due
 LOCAL_API_URL = "http://127.0.0.1:4200/api"
+NEXT = """Next, in another terminal:
+  python 11_get_deployment_id_by_name.py
+  python 10_trigger_deployment_by_id.py "$(python 11_get_deployment_id_by_name.py)"
+  python 12_trigger_deployment_by_id_name_lookup.py"""
 
 USERS = {101: "Ada Lovelace", 102: "Alan Turing", 103: "Grace Hopper"}
 
@@ -52,9 +58,10 @@ def is_prefect(api_url: str) -> bool:
         return False
 
 
-def start_server() -> subprocess.Popen[bytes]:
-    """Start `prefect server start` on port 4200 and return its process."""
-    return subprocess.Popen(
+@contextmanager
+def local_server() -> Iterator[None]:
+    """Run `prefect server start` on port 4200 during the block; exit if it does not answer."""
+    server = subprocess.Popen(
         [sys.executable, "-m", "prefect", "server", "start", "--host=127.0.0.1", "--port=4200"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -62,15 +69,16 @@ def start_server() -> subprocess.Popen[bytes]:
         start_new_session=True,
         creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
     )
-
-
-def wait_for_server(server: subprocess.Popen[bytes]) -> None:
-    """Return when the server answers; exit if it ends, or after SERVER_START_SECONDS."""
-    deadline = time.monotonic() + SERVER_START_SECONDS
-    while not is_prefect(LOCAL_API_URL):
-        if server.poll() is not None or time.monotonic() > deadline:
-            sys.exit("No server on port 4200: taken by another program? Try: prefect server start")
-        time.sleep(0.2)
+    try:
+        deadline = time.monotonic() + SERVER_START_SECONDS
+        while not is_prefect(LOCAL_API_URL):
+            if server.poll() is not None or time.monotonic() > deadline:
+                sys.exit("No server on port 4200: is it taken? Find out: prefect server start")
+            time.sleep(0.2)
+        yield
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def serve(api_url: str, interval: float | None) -> None:
@@ -78,10 +86,7 @@ def serve(api_url: str, interval: float | None) -> None:
     # Pinned, or every flow run would start a temporary server of its own.
     with temporary_settings({PREFECT_API_URL: api_url}):
         print(f"Serving user-flow/user-deployment at {api_url}, web page {PREFECT_UI_URL.value()}")
-        print("Next, in another terminal:")
-        print("  python 11_get_deployment_id_by_name.py")
-        print('  python 10_trigger_deployment_by_id.py "$(python 11_get_deployment_id_by_name.py)"')
-        print("  python 12_trigger_deployment_by_id_name_lookup.py", flush=True)
+        print(NEXT, flush=True)
         try:
             user_flow.serve(
                 "user-deployment", interval=interval, limit=RUN_LIMIT, print_starting_message=False
@@ -109,21 +114,15 @@ def main() -> None:
     for name in ("SIGTERM", "SIGHUP"):  # both end it as Ctrl-C does; Windows has no SIGHUP
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
             signal.signal(getattr(signal, name), signal.default_int_handler)
-    server = None
-    try:
-        api_url = PREFECT_API_URL.value()
-        if api_url and not is_prefect(api_url):
+    api_url = PREFECT_API_URL.value() or LOCAL_API_URL
+    with suppress(KeyboardInterrupt):
+        if is_prefect(api_url):
+            serve(api_url, interval)
+        elif PREFECT_API_URL.value():
             sys.exit(f"No Prefect server answers at {api_url}: start it, or unset PREFECT_API_URL")
-        if not api_url and not is_prefect(LOCAL_API_URL):
-            server = start_server()
-            wait_for_server(server)
-        serve(api_url or LOCAL_API_URL, interval)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        if server is not None:
-            server.terminate()
-            server.wait()
+        else:
+            with local_server():
+                serve(api_url, interval)
 
 
 if __name__ == "__main__":

@@ -265,7 +265,7 @@ def test_a_port_taken_by_another_program_is_one_clear_line(empty_folder: Path) -
     with stub(lambda _: Answer(404, "nothing here")) as server:
         port = server.url.rsplit(":", 1)[1]
         result = run_script(changed_copy(script_path("09"), empty_folder, ("4200", port)))
-    assert_one_line(result, f"No server on port {port}: taken by another program?")
+    assert_one_line(result, f"No server on port {port}: is it taken?")
 
 
 def test_only_so_many_runs_start_at_once(
