@@ -37,15 +37,13 @@ def trigger_deployment(
 def parse_parameters(pairs: list[str]) -> dict[str, Any]:
     """Return KEY=VALUE pairs as parameters, each VALUE read as JSON if it is, else as text.
 
-    Raises ValueError for a pair without a key or `=`, and for a key given twice.
+    Raises ValueError for a pair that is none, or whose key was there before.
     """
     parameters: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not key or not equals:
-            raise ValueError(f"-p takes KEY=VALUE, such as user_id=102, not {pair!r}")
-        if key in parameters:
-            raise ValueError(f"-p gives {key!r} twice: give it once")
+        if not key or not equals or key in parameters:
+            raise ValueError(f"-p takes KEY=VALUE, each KEY once, as user_id=102, not {pair!r}")
         try:
             parameters[key] = json.loads(value, parse_constant=str)
         except ValueError:

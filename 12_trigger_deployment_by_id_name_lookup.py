@@ -30,7 +30,7 @@ JITTER_SECONDS = 2
 
 def say(line: str) -> None:
     """Print `line` for people, to stderr: stdout is for programs."""
-    print(line, file=sys.stderr, flush=True)
+    print(line, file=sys.stderr)
 
 
 def make_session(api_url: str) -> requests.Session:
@@ -47,12 +47,10 @@ def make_session(api_url: str) -> requests.Session:
     local = urlsplit(api_url).hostname in ("127.0.0.1", "localhost", "::1")
     if (login or key) and api_url.startswith("http://") and not local:
         say("Warning: http:// sends the credentials unencrypted; use https://")
+    basic = base64.b64encode(login.encode()).decode()
 
     def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if login:
-            request.headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
-        elif key:
-            request.headers["Authorization"] = f"Bearer {key}"
+        request.headers["Authorization"] = f"Basic {basic}" if login else f"Bearer {key}"
         return request
 
     retry = Retry(
@@ -67,7 +65,7 @@ def make_session(api_url: str) -> requests.Session:
         raise_on_status=False,
     )
     session = requests.Session()
-    session.auth = authorize
+    session.auth = authorize if login or key else None
     session.mount("http://", HTTPAdapter(max_retries=retry))
     session.mount("https://", HTTPAdapter(max_retries=retry))
     session.mount(f"{api_url}/flow_run_states/", HTTPAdapter())  # waiting asks again anyway
@@ -83,8 +81,12 @@ def call_api(
     LookupError: no such thing. ValueError: not a URL, or refused parameters.
     """
     options = {"timeout": TIMEOUT_SECONDS, "allow_redirects": False, **options}
+    answer = None
     try:
         response = session.request(method, api_url + path, **options)
+        answer = response.json()
+    except requests.JSONDecodeError:
+        pass  # what it is instead, the status tells
     except (MissingSchema, InvalidSchema, InvalidURL):
         raise ValueError(f"{api_url!r} is no API URL; one looks like {DEFAULT_API_URL}") from None
     except requests.RequestException as error:
@@ -92,17 +94,11 @@ def call_api(
         raise ConnectionError(f"No answer from {api_url} ({reason}): is a server up?") from None
     status = response.status_code
     if status in (401, 403):
-        raise PermissionError(
-            f"{api_url} wants other credentials: set PREFECT_API_AUTH_STRING or _KEY"
-        )
+        raise PermissionError(f"{api_url} wants other credentials: PREFECT_API_AUTH_STRING or _KEY")
     if response.is_redirect:
         raise ConnectionError(f"{api_url} redirects elsewhere: a login page, not a Prefect API?")
     if status >= 429:
         raise ConnectionError(f"{api_url} answers {status}: see its log, or try later")
-    try:
-        answer = response.json()
-    except requests.JSONDecodeError:
-        answer = None
     known = isinstance(answer, list) or (isinstance(answer, dict) and "id" in answer)
     if answer == {"detail": "Not Found"} or (response.ok and not known):
         raise ConnectionError(f"{api_url} is not a Prefect API: its URL ends in /api")
@@ -117,8 +113,7 @@ def call_api(
 def get_deployment(session: requests.Session, api_url: str, name: str) -> dict[str, Any]:
     """Return the deployment with this name, FLOW/DEPLOYMENT: id, status, parameter schema, ...
 
-    Raises ValueError for a name of another form, LookupError with the names that come near, else
-    what `call_api` raises.
+    Raises ValueError for another form, LookupError with near names, else what `call_api` raises.
     """
     parts = name.split("/")
     if len(parts) != 2 or {"", ".", ".."} & set(parts):
@@ -144,11 +139,10 @@ def trigger_deployment(
 ) -> tuple[dict[str, Any], bool]:
     """Schedule a run, once for each key; return the flow run, and whether it is a new one.
 
-    Raises ValueError for a parameter that the flow does not have (the API accepts it, and the
-    run crashes), else what `call_api` raises.
+    Raises ValueError for a parameter that the flow does not have, else what `call_api` raises.
     """
     accepted = list(deployment["parameter_openapi_schema"].get("properties", parameters))
-    for name in set(parameters).difference(accepted):
+    for name in set(parameters).difference(accepted):  # the API takes it, and the run crashes
         near = difflib.get_close_matches(name, accepted, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"There is no parameter {name!r}; {hint}The flow accepts {accepted}")
@@ -167,7 +161,7 @@ def wait_for_flow_run(
     """Print every state of the flow run to stderr, with its time (UTC), and return the last one.
 
     Raises TimeoutError after `timeout` seconds, LookupError if the run was deleted, else what
-    `call_api` raises, but waits for a server that does not answer.
+    `call_api` raises. A server that does not answer is waited for.
     """
     path = f"/flow_run_states/?flow_run_id={flow_run_id}"
     deadline = time.monotonic() + timeout
@@ -191,15 +185,13 @@ def wait_for_flow_run(
 def parse_parameters(pairs: list[str]) -> dict[str, Any]:
     """Return KEY=VALUE pairs as parameters, each VALUE read as JSON if it is, else as text.
 
-    Raises ValueError for a pair without a key or `=`, and for a key given twice.
+    Raises ValueError for a pair that is none, or whose key was there before.
     """
     parameters: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not key or not equals:
-            raise ValueError(f"-p takes KEY=VALUE, such as user_id=102, not {pair!r}")
-        if key in parameters:
-            raise ValueError(f"-p gives {key!r} twice: give it once")
+        if not key or not equals or key in parameters:
+            raise ValueError(f"-p takes KEY=VALUE, each KEY once, as user_id=102, not {pair!r}")
         try:
             parameters[key] = json.loads(value, parse_constant=str)
         except ValueError:
@@ -239,11 +231,9 @@ def main() -> None:
     except KeyboardInterrupt:
         say("Interrupted; the flow run goes on" if flow_run else f"Interrupted; its key is {key}")
         sys.exit(130)
-    except TimeoutError as error:
-        say(str(error))
-        sys.exit(3)
     except (OSError, LookupError, ValueError) as error:
-        sys.exit(str(error))
+        say(str(error))
+        sys.exit(3 if isinstance(error, TimeoutError) else 1)
 
 
 if __name__ == "__main__":

@@ -197,7 +197,10 @@ PARAMETERS: dict[str, Any] = {
 
 # -p/--param that cannot be read, and what the one line about them says.
 BAD_PARAMETERS: dict[str, tuple[list[str], str]] = {
-    "without =": (["-p", "user_id"], "-p takes KEY=VALUE"),
-    "without a key": (["-p", "=102"], "-p takes KEY=VALUE"),
-    "twice": (["-p", "user_id=1", "-p", "user_id=2"], "gives 'user_id' twice"),
+    "without =": (["-p", "user_id"], "-p takes KEY=VALUE, each KEY once"),
+    "without a key": (["-p", "=102"], "not '=102'"),
+    "twice": (
+        ["-p", "user_id=1", "-p", "user_id=2"],
+        "each KEY once, as user_id=102, not 'user_id=2'",
+    ),
 }
