@@ -94,7 +94,8 @@ def call_api(
         raise ConnectionError(f"No answer from {api_url} ({reason}): is a server up?") from None
     status = response.status_code
     if status in (401, 403):
-        raise PermissionError(f"{api_url} wants other credentials: PREFECT_API_AUTH_STRING or _KEY")
+        wanted = "set PREFECT_API_KEY or PREFECT_API_AUTH_STRING"
+        raise PermissionError(f"{api_url} wants other credentials: {wanted}")
     if response.is_redirect:
         raise ConnectionError(f"{api_url} redirects elsewhere: a login page, not a Prefect API?")
     if status >= 429:

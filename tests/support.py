@@ -176,7 +176,12 @@ def clean_environment(**settings: str) -> dict[str, str]:
         for name, value in ENVIRONMENT.items()
         if not name.startswith("PREFECT_") and not name.lower().endswith("_proxy")
     }
-    return {**kept, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", **settings}
+    spared = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # No server here protects itself by tokens, but every client would ask for one.
+        "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
+    }
+    return {**kept, **spared, **settings}
 
 
 def free_port() -> int:
