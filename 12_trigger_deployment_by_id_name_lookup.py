@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--api-url", default=default, help="default: PREFECT_API_URL, or port 4200")
     parser.add_argument("--idempotency-key", metavar="KEY", help="trigger once for each KEY")
     parser.add_argument("--wait", action="store_true", help="exit 0 only if the run completes")
-    parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS", help="of --wait")
+    parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS", help="default 300")
     arguments = parser.parse_args()
     api_url = arguments.api_url.rstrip("/")
     key = arguments.idempotency_key or str(uuid.uuid4())

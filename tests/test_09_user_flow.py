@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -231,6 +232,31 @@ def refusal(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         return str(end.value)
 
     return refusal
+
+
+@POSIX
+def test_sigterm_and_a_closed_terminal_end_it_before_it_serves(
+    lesson: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Mock(**{"poll.return_value": None})
+    program = SimpleNamespace(Popen=lambda *_, **__: server, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr(lesson, "subprocess", program)
+    monkeypatch.setattr(sys, "argv", ["09_user_flow.py"])
+    # Nobody answers before the server is started, and then, while it starts, comes the end.
+    monkeypatch.setattr(lesson, "is_prefect", Mock(side_effect=[False, KeyboardInterrupt]))
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+        with temporary_settings({PREFECT_API_URL: None}):
+            lesson.main()
+        handlers = {signal.getsignal(each) for each in before}
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert handlers == {signal.default_int_handler}, f"not each of them is like Ctrl-C; {READ}"
+    assert server.terminate.called, f"the server that it has started stays behind; {READ}"
+    assert server.wait.called, f"it does not wait for the end of the server; {READ}"
 
 
 def test_a_configured_server_that_does_not_answer_is_one_clear_line(

@@ -8,6 +8,7 @@ import uuid
 from base64 import b64encode
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from beside import beside
@@ -276,6 +277,24 @@ def test_after_the_timeout_it_says_that_the_run_goes_on(hurried: Path) -> None:
     assert f"{FLOW_RUN_ID} goes on" in result.stderr.splitlines()[-1], READ
     assert result.stderr.count("Running") == 1, f"a state is told more than once; {READ}"
     assert 1 <= took < 10, f"--timeout 1 took {took:.1f} s; {READ}"
+
+
+def test_it_waits_for_five_minutes_unless_told_otherwise(
+    as_written: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+
+    def wait(*arguments: Any) -> dict[str, str]:
+        told.append(arguments[-1])
+        return {"type": "COMPLETED"}
+
+    monkeypatch.setattr(as_written, "wait_for_flow_run", wait)
+    for options in ([], ["--timeout", "5"]):
+        with stub(prefect_api) as server:
+            argv = ["12", "--wait", "--api-url", f"{server.api_url}/", *options]
+            monkeypatch.setattr(sys, "argv", argv)
+            as_written.main()
+    assert told == [300, 5], f"--timeout is 300 s by default, and else as asked for; {READ}"
 
 
 def test_waiting_survives_a_server_that_is_away(hurried: Path) -> None:
