@@ -234,14 +234,32 @@ def refusal(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     return refusal
 
 
+@pytest.fixture
+def programs(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Return what stands for the start of a program, which runs until it is ended."""
+    start = Mock(**{"return_value.poll.return_value": None})
+    monkeypatch.setattr(lesson, "subprocess", SimpleNamespace(Popen=start, DEVNULL=None))
+    monkeypatch.setattr(sys, "argv", ["09_user_flow.py"])
+    return start
+
+
+def test_with_a_server_at_port_4200_it_starts_none(
+    lesson: ModuleType, programs: Mock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Mock()
+    monkeypatch.setattr(lesson, "serve", served)
+    monkeypatch.setattr(lesson, "is_prefect", Mock(return_value=True))
+    monkeypatch.setattr(signal, "signal", Mock())
+    with temporary_settings({PREFECT_API_URL: None}):
+        lesson.main()
+    served.assert_called_once_with("http://127.0.0.1:4200/api", None)
+    assert not programs.called, f"it starts a second server beside the one that runs; {READ}"
+
+
 @POSIX
 def test_sigterm_and_a_closed_terminal_end_it_before_it_serves(
-    lesson: ModuleType, monkeypatch: pytest.MonkeyPatch
+    lesson: ModuleType, programs: Mock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = Mock(**{"poll.return_value": None})
-    program = SimpleNamespace(Popen=lambda *_, **__: server, DEVNULL=subprocess.DEVNULL)
-    monkeypatch.setattr(lesson, "subprocess", program)
-    monkeypatch.setattr(sys, "argv", ["09_user_flow.py"])
     # Nobody answers before the server is started, and then, while it starts, comes the end.
     monkeypatch.setattr(lesson, "is_prefect", Mock(side_effect=[False, KeyboardInterrupt]))
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
@@ -250,10 +268,14 @@ def test_sigterm_and_a_closed_terminal_end_it_before_it_serves(
             signal.signal(each, signal.SIG_DFL)
         with temporary_settings({PREFECT_API_URL: None}):
             lesson.main()
+    except KeyboardInterrupt:
+        pytest.fail(f"Ctrl-C is no failure, also while the server starts; {READ}")
+    else:
         handlers = {signal.getsignal(each) for each in before}
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+    server = programs.return_value
     assert handlers == {signal.default_int_handler}, f"not each of them is like Ctrl-C; {READ}"
     assert server.terminate.called, f"the server that it has started stays behind; {READ}"
     assert server.wait.called, f"it does not wait for the end of the server; {READ}"
