@@ -297,6 +297,14 @@ def test_it_waits_for_five_minutes_unless_told_otherwise(
     assert told == [300, 5], f"--timeout is 300 s by default, and else as asked for; {READ}"
 
 
+def test_waiting_asks_once_at_a_time(as_written: ModuleType) -> None:
+    session = as_written.make_session("http://127.0.0.1:1/api")
+    asking = session.get_adapter("http://127.0.0.1:1/api/flow_run_states/?flow_run_id=x")
+    assert asking.max_retries.total == 0, (
+        f"a server that is away would hold the wait for a minute, past its --timeout; {READ}"
+    )
+
+
 def test_waiting_survives_a_server_that_is_away(hurried: Path) -> None:
     away = [Answer(drop=True), Answer(503, "starting"), Answer(500, "starting"), Answer(drop=True)]
 
