@@ -156,6 +156,7 @@ MISBEHAVIOUR: dict[str, tuple[Answer, str]] = {
     "hanging": (Answer(hang=True), "No answer from"),
     "no word": (Answer(drop=True), "No answer from"),
     "no credentials": (Answer(401, {"exception_message": "Unauthorized"}), "credentials"),
+    "refused in two lines": (Answer(409, {"detail": "it is\nrefused"}), "it is refused"),
     "forbidden": (Answer(403, {"detail": "Forbidden"}), "credentials"),
 }
 
