@@ -86,8 +86,12 @@ def test_the_url_and_the_timeout_have_defaults(as_written: ModuleType, path: Pat
     assert as_written.DEFAULT_API_URL == "http://127.0.0.1:4200/api", READ
     assert as_written.TIMEOUT_SECONDS == 10, f"the timeout is another; {READ}"
     with stub(prefect_api) as server:
-        run_forked(path, DEPLOYMENT_ID, PREFECT_API_URL=server.api_url)
-    assert len(server.received) == 1, f"PREFECT_API_URL is not used; {READ}"
+        for url in (server.api_url, f"{server.api_url}/"):
+            run_forked(path, DEPLOYMENT_ID, PREFECT_API_URL=url)
+    asked = [request.path for request in server.received]
+    assert asked == [f"/api/deployments/{DEPLOYMENT_ID}/create_flow_run"] * 2, (
+        f"PREFECT_API_URL is not used, with a slash at its end or without; {READ}"
+    )
 
 
 @pytest.mark.parametrize("deployment_id", ["", "user-flow/user-deployment", "123", "../x", "a?b"])
