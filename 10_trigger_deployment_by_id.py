@@ -23,7 +23,8 @@ def trigger_deployment(
 ) -> dict[str, Any]:
     """Schedule a run of the deployment with `parameters`; return the flow run, its id and name.
 
-    Raises requests.RequestException if there is no answer, else what `read_answer` raises.
+    Raises OSError if no Prefect API answers, or one in trouble or that wants credentials;
+    LookupError if there is no such deployment; ValueError for parameters that it refuses.
     """
     response = requests.post(
         f"{api_url}/deployments/{deployment_id}/create_flow_run",
@@ -31,7 +32,23 @@ def trigger_deployment(
         timeout=TIMEOUT_SECONDS,
         allow_redirects=False,
     )
-    return read_answer(api_url, response, f"There is no deployment with the id {deployment_id}")
+    if response.status_code in (401, 403):
+        raise PermissionError(f"{api_url} wants credentials; lesson 12 sends them")
+    if response.is_redirect:
+        raise ConnectionError(f"{api_url} redirects elsewhere: a login page, not a Prefect API?")
+    if response.status_code >= 429:
+        raise ConnectionError(f"{api_url} answers {response.status_code}: see its log or try later")
+    try:
+        answer = dict(response.json())
+    except (TypeError, ValueError):
+        answer = {}
+    if answer in ({}, {"detail": "Not Found"}) or (response.ok and "id" not in answer):
+        raise ConnectionError(f"{api_url} is not a Prefect API: its URL ends in /api")
+    if response.status_code == 404:
+        raise LookupError(f"There is no deployment with the id {deployment_id}")
+    if not response.ok:
+        raise ValueError(" ".join(str(answer.get("detail", answer)).split()))
+    return answer
 
 
 def parse_parameters(pairs: list[str]) -> dict[str, Any]:
@@ -49,31 +66,6 @@ def parse_parameters(pairs: list[str]) -> dict[str, Any]:
         except ValueError:
             parameters[key] = value
     return parameters
-
-
-def read_answer(api_url: str, response: requests.Response, missing: str) -> dict[str, Any]:
-    """Return the API's answer, or raise an error of one clear line.
-
-    OSError: no Prefect API, one in trouble, or credentials. LookupError: `missing`. ValueError:
-    refused parameters.
-    """
-    if response.status_code in (401, 403):
-        raise PermissionError(f"{api_url} wants credentials; lesson 12 sends them")
-    if response.is_redirect:
-        raise ConnectionError(f"{api_url} redirects elsewhere: a login page, not a Prefect API?")
-    if response.status_code >= 429:
-        raise ConnectionError(f"{api_url} answers {response.status_code}: see its log or try later")
-    try:
-        answer = dict(response.json())
-    except (TypeError, ValueError):
-        answer = {}
-    if answer in ({}, {"detail": "Not Found"}) or (response.ok and "id" not in answer):
-        raise ConnectionError(f"{api_url} is not a Prefect API: its URL ends in /api")
-    if response.status_code == 404:
-        raise LookupError(missing)
-    if not response.ok:
-        raise ValueError(" ".join(str(answer.get("detail", answer)).split()))
-    return answer
 
 
 def main() -> None:

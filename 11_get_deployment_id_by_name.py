@@ -7,7 +7,6 @@ Notice: the id is all that goes to stdout, so a script can use it; ids change, n
 import argparse
 import os
 import sys
-from typing import Any
 from urllib.parse import quote
 
 import requests
@@ -20,8 +19,8 @@ TIMEOUT_SECONDS = 10
 def get_deployment_id(api_url: str, name: str) -> str:
     """Return the id of the deployment with this name, FLOW/DEPLOYMENT.
 
-    Raises ValueError for a name of another form, requests.RequestException if there is no
-    answer, else what `read_answer` raises.
+    Raises OSError if no Prefect API answers, or one in trouble or that wants credentials;
+    LookupError if there is no such deployment; ValueError for a name of another form.
     """
     parts = name.split("/")
     if len(parts) != 2 or not all(parts) or ".." in parts or "." in parts:
@@ -32,16 +31,6 @@ def get_deployment_id(api_url: str, name: str) -> str:
         timeout=TIMEOUT_SECONDS,
         allow_redirects=False,
     )
-    deployment = read_answer(api_url, response, f"There is no deployment with the name {name!r}")
-    return str(deployment["id"])
-
-
-def read_answer(api_url: str, response: requests.Response, missing: str) -> dict[str, Any]:
-    """Return the API's answer, or raise an error of one clear line.
-
-    OSError: no Prefect API, one in trouble, or credentials. LookupError: `missing`. ValueError:
-    refused parameters.
-    """
     if response.status_code in (401, 403):
         raise PermissionError(f"{api_url} wants credentials; lesson 12 sends them")
     if response.is_redirect:
@@ -55,10 +44,10 @@ def read_answer(api_url: str, response: requests.Response, missing: str) -> dict
     if answer in ({}, {"detail": "Not Found"}) or (response.ok and "id" not in answer):
         raise ConnectionError(f"{api_url} is not a Prefect API: its URL ends in /api")
     if response.status_code == 404:
-        raise LookupError(missing)
+        raise LookupError(f"There is no deployment with the name {name!r}")
     if not response.ok:
         raise ValueError(" ".join(str(answer.get("detail", answer)).split()))
-    return answer
+    return str(answer["id"])
 
 
 def main() -> None:
