@@ -248,8 +248,16 @@ def printed(
 
 @pytest.fixture(scope="module")
 def hurried(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the lesson that waits a twenty-fifth of its time."""
-    return changed_copy(path, tmp_path_factory.mktemp("hurried"), *seconds_scaled(path, 0.04))
+    """Return a copy of the lesson that waits a twenty-fifth of its time, but for an answer."""
+    changes = seconds_scaled(path, 0.04)
+    changes = [change for change in changes if not change[0].startswith("TIMEOUT")]
+    return changed_copy(path, tmp_path_factory.mktemp("hurried"), *changes)
+
+
+@pytest.fixture(scope="module")
+def impatient(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy that also waits for an answer for a short time only: where none comes."""
+    return changed_copy(path, tmp_path_factory.mktemp("impatient"), *seconds_scaled(path, 0.04))
 
 
 # The tests of a module that wait for programs to end, under way.
@@ -265,7 +273,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run the tests that are marked so side by side: at the first one, start all like it."""
-    module_wide = {"path", "hurried", "as_written"}
+    module_wide = {"path", "hurried", "impatient", "as_written"}
     if not pyfuncitem.get_closest_marker("together") or own_fixtures(pyfuncitem) - module_wide:
         return None
     if pyfuncitem not in _cases:

@@ -81,10 +81,11 @@ def test_a_bad_api_url_is_one_clear_line(path: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", MISBEHAVIOUR)
-def test_a_misbehaving_server_is_one_clear_line(hurried: Path, case: str) -> None:
+def test_a_misbehaving_server_is_one_clear_line(path: Path, impatient: Path, case: str) -> None:
     answer, hint = MISBEHAVIOUR[case]
+    script = impatient if answer.hang else path
     with stub(lambda _: answer) as server:
-        assert_one_line(run_forked(hurried, "--api-url", server.api_url), hint)
+        assert_one_line(run_forked(script, "--api-url", server.api_url), hint)
     assert len(server.received) == 1, f"lesson 11 asks once; {READ}"
 
 

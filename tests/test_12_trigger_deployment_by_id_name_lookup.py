@@ -123,11 +123,14 @@ def test_a_value_is_read_as_json_and_else_as_text(as_written: ModuleType, pair: 
 
 @pytest.mark.parametrize("failures", [1, 3])
 @pytest.mark.parametrize("trouble", ["429", "502", "503", "504", "no word", "hanging"])
-def test_a_trigger_survives_what_passes(hurried: Path, trouble: str, failures: int) -> None:
+def test_a_trigger_survives_what_passes(
+    hurried: Path, impatient: Path, trouble: str, failures: int
+) -> None:
     if trouble.isdigit():
         failing = Answer(int(trouble), {"detail": "try again"})
     else:
         failing = MISBEHAVIOUR[trouble][0]
+    script = impatient if failing.hang else hurried
     left = {"GET": failures, "POST": failures}
 
     def answer(request: Request) -> Answer:
@@ -135,12 +138,14 @@ def test_a_trigger_survives_what_passes(hurried: Path, trouble: str, failures: i
         return failing if left[request.method] >= 0 else prefect_api(request)
 
     with stub(answer) as server:
-        result = run_forked(hurried, "--api-url", server.api_url)
+        result = run_forked(script, "--api-url", server.api_url)
     assert result.stdout == f"{FLOW_RUN_ID}\n", (
         f"the trigger was lost to {failures} times {trouble}: {result.stderr}; {READ}"
     )
     sent = posts(server.received)
-    assert len(sent) == failures + 1, f"it was sent {len(sent)} times; {READ}"
+    # So impatient, it may give up on a busy machine's answer, too, and send again.
+    enough = len(sent) > failures if failing.hang else len(sent) == failures + 1
+    assert enough, f"it was sent {len(sent)} times; {READ}"
     assert len({request.body["idempotency_key"] for request in sent}) == 1, (
         f"the key changes between attempts, so a repeated POST triggers twice; {READ}"
     )
@@ -490,15 +495,18 @@ def test_a_bad_api_url_is_one_clear_line(hurried: Path, case: str) -> None:
 
 @pytest.mark.parametrize("case", MISBEHAVIOUR)
 @pytest.mark.parametrize("where", ["lookup", "trigger"])
-def test_a_misbehaving_server_is_one_clear_line(hurried: Path, case: str, where: str) -> None:
+def test_a_misbehaving_server_is_one_clear_line(
+    hurried: Path, impatient: Path, case: str, where: str
+) -> None:
     misbehaviour, hint = MISBEHAVIOUR[case]
+    script = impatient if misbehaviour.hang else hurried
 
     def answer(request: Request) -> Answer:
         healthy = where == "trigger" and request.method == "GET"
         return prefect_api(request) if healthy else misbehaviour
 
     with stub(answer) as server:
-        assert_one_line(run_forked(hurried, "--api-url", server.api_url), hint)
+        assert_one_line(run_forked(script, "--api-url", server.api_url), hint)
 
 
 def test_it_needs_nothing_but_requests(path: Path) -> None:
