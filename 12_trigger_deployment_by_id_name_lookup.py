@@ -50,7 +50,8 @@ def make_session(api_url: str) -> requests.Session:
     basic = base64.b64encode(login.encode()).decode()
 
     def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Basic {basic}" if login else f"Bearer {key}"
+        if login or key:
+            request.headers["Authorization"] = f"Basic {basic}" if login else f"Bearer {key}"
         return request
 
     retry = Retry(
@@ -65,7 +66,7 @@ def make_session(api_url: str) -> requests.Session:
         raise_on_status=False,
     )
     session = requests.Session()
-    session.auth = authorize if login or key else None
+    session.auth = authorize  # always, or a .netrc would be read
     session.mount("http://", HTTPAdapter(max_retries=retry))
     session.mount("https://", HTTPAdapter(max_retries=retry))
     session.mount(f"{api_url}/flow_run_states/", HTTPAdapter())  # waiting asks again anyway
