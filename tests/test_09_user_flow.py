@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, call
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -252,7 +252,9 @@ def test_with_a_server_at_port_4200_it_starts_none(
     monkeypatch.setattr(signal, "signal", Mock())
     with temporary_settings({PREFECT_API_URL: None}):
         lesson.main()
-    served.assert_called_once_with("http://127.0.0.1:4200/api", None)
+    assert served.call_args_list == [call("http://127.0.0.1:4200/api", None)], (
+        f"it does not serve, without an interval, on the server at port 4200; {READ}"
+    )
     assert not programs.called, f"it starts a second server beside the one that runs; {READ}"
 
 
