@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import requests
@@ -81,29 +81,12 @@ def local_server() -> Iterator[None]:
         server.wait()
 
 
-def serve(api_url: str, interval: float | None) -> None:
-    """Serve `user_flow` at `api_url` until Ctrl-C, and run it every `interval` seconds if given."""
-    # Pinned, or every flow run would start a temporary server of its own.
-    with temporary_settings({PREFECT_API_URL: api_url}):
-        print(f"Serving user-flow/user-deployment at {api_url}, web page {PREFECT_UI_URL.value()}")
-        print(NEXT, flush=True)
-        try:
-            user_flow.serve(
-                "user-deployment", interval=interval, limit=RUN_LIMIT, print_starting_message=False
-            )
-        except PrefectHTTPStatusError as error:
-            sys.exit(f"The server at {api_url} refused: {error.response.status_code}")
-
-
 def seconds(text: str) -> float:
     """Return `text` as a number of seconds above 0; exit if it is none."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0
-    if not 0 < value < math.inf:
-        sys.exit(f"--interval takes a number of seconds above 0, such as 60, not {text!r}")
-    return value
+    with suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    sys.exit(f"--interval takes a number of seconds above 0, such as 60, not {text!r}")
 
 
 def main() -> None:
@@ -115,14 +98,21 @@ def main() -> None:
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
             signal.signal(getattr(signal, name), signal.default_int_handler)
     api_url = PREFECT_API_URL.value() or LOCAL_API_URL
-    with suppress(KeyboardInterrupt):
-        if is_prefect(api_url):
-            serve(api_url, interval)
-        elif PREFECT_API_URL.value():
-            sys.exit(f"No Prefect server answers at {api_url}: start it, or unset PREFECT_API_URL")
-        else:
-            with local_server():
-                serve(api_url, interval)
+    with suppress(KeyboardInterrupt), ExitStack() as stack:
+        if not is_prefect(api_url):
+            if PREFECT_API_URL.value():
+                sys.exit(f"No Prefect server at {api_url}: start one, or unset PREFECT_API_URL")
+            stack.enter_context(local_server())
+        # Pinned, or every flow run would start a temporary server of its own.
+        stack.enter_context(temporary_settings({PREFECT_API_URL: api_url}))
+        print(f"Serving user-flow/user-deployment at {api_url}, web page {PREFECT_UI_URL.value()}")
+        print(NEXT, flush=True)
+        try:
+            user_flow.serve(
+                "user-deployment", interval=interval, limit=RUN_LIMIT, print_starting_message=False
+            )
+        except PrefectHTTPStatusError as error:
+            sys.exit(f"The server at {api_url} refused: {error.response.status_code}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
-from unittest.mock import Mock, call
+from unittest.mock import Mock
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -221,15 +221,31 @@ def test_a_bad_interval_is_one_clear_line(
 
 
 @pytest.fixture
-def refusal(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+def asked(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return how the lesson, in this process, asked Prefect to serve the flow, if it did."""
+    asked: dict[str, Any] = {}
+
+    def serve(name: str, **options: Any) -> None:
+        asked.update(options, name=name, api_url=PREFECT_API_URL.value())
+
+    monkeypatch.setattr(lesson.user_flow, "serve", serve)
+    return asked
+
+
+@pytest.fixture
+def refusal(
+    lesson: ModuleType, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
     """Return a function that runs the lesson with these options, and what it says when it ends."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 
     def refusal(*options: str) -> str:
         monkeypatch.setattr(sys, "argv", ["09_user_flow.py", *options])
-        with pytest.raises(SystemExit) as end:
+        try:
             lesson.main()
-        return str(end.value)
+        except SystemExit as end:
+            return str(end)
+        pytest.fail(f"it serves all the same: {asked}; {READ}")
 
     return refusal
 
@@ -244,23 +260,24 @@ def programs(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Mock:
 
 
 def test_with_a_server_at_port_4200_it_starts_none(
-    lesson: ModuleType, programs: Mock, monkeypatch: pytest.MonkeyPatch
+    lesson: ModuleType, programs: Mock, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served = Mock()
-    monkeypatch.setattr(lesson, "serve", served)
     monkeypatch.setattr(lesson, "is_prefect", Mock(return_value=True))
     monkeypatch.setattr(signal, "signal", Mock())
     with temporary_settings({PREFECT_API_URL: None}):
         lesson.main()
-    assert served.call_args_list == [call("http://127.0.0.1:4200/api", None)], (
-        f"it does not serve, without an interval, on the server at port 4200; {READ}"
-    )
     assert not programs.called, f"it starts a second server beside the one that runs; {READ}"
+    assert asked.get("name") == "user-deployment", f"the deployment has another name; {READ}"
+    assert asked["api_url"] == "http://127.0.0.1:4200/api", (
+        f"the URL is not pinned: every flow run starts a temporary server of its own; {READ}"
+    )
+    assert asked.get("interval") is None, f"nobody asked for an interval; {READ}"
+    assert asked.get("limit") == 5, f"without a limit, all runs that are due start at once; {READ}"
 
 
 @POSIX
 def test_sigterm_and_a_closed_terminal_end_it_before_it_serves(
-    lesson: ModuleType, programs: Mock, monkeypatch: pytest.MonkeyPatch
+    lesson: ModuleType, programs: Mock, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Nobody answers before the server is started, and then, while it starts, comes the end.
     monkeypatch.setattr(lesson, "is_prefect", Mock(side_effect=[False, KeyboardInterrupt]))
@@ -278,6 +295,8 @@ def test_sigterm_and_a_closed_terminal_end_it_before_it_serves(
         for each, handler in before.items():
             signal.signal(each, handler)
     server = programs.return_value
+    assert programs.called, f"with no server running it starts none; {READ}"
+    assert asked == {}, f"it serves on a server that has not answered; {READ}"
     assert handlers == {signal.default_int_handler}, f"not each of them is like Ctrl-C; {READ}"
     assert server.terminate.called, f"the server that it has started stays behind; {READ}"
     assert server.wait.called, f"it does not wait for the end of the server; {READ}"
@@ -289,7 +308,7 @@ def test_a_configured_server_that_does_not_answer_is_one_clear_line(
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):
         line = refusal()
     assert line == (
-        "No Prefect server answers at http://127.0.0.1:1/api: start it, or unset PREFECT_API_URL"
+        "No Prefect server at http://127.0.0.1:1/api: start one, or unset PREFECT_API_URL"
     ), READ
 
 
@@ -297,7 +316,7 @@ def test_a_web_page_is_no_prefect_server(refusal: Callable[..., str]) -> None:
     page = Answer(200, "<html>", {"Content-Type": "text/html"})
     with stub(lambda _: page) as server, temporary_settings({PREFECT_API_URL: server.api_url}):
         line = refusal()
-    assert line.startswith(f"No Prefect server answers at {server.api_url}"), READ
+    assert line.startswith(f"No Prefect server at {server.api_url}: "), READ
 
 
 @beside
@@ -316,15 +335,6 @@ def test_a_port_taken_by_another_program_is_one_clear_line(empty_folder: Path) -
         port = server.url.rsplit(":", 1)[1]
         result = run_script(changed_copy(script_path("09"), empty_folder, ("4200", port)))
     assert_one_line(result, f"No server on port {port}: is it taken?")
-
-
-def test_only_so_many_runs_start_at_once(
-    lesson: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    served: dict[str, Any] = {}
-    monkeypatch.setattr(lesson.user_flow, "serve", lambda *_, **options: served.update(options))
-    lesson.serve("http://127.0.0.1:1/api", None)
-    assert served.get("limit") == 5, f"without a limit, all runs that are due start at once; {READ}"
 
 
 def test_the_story_is_the_common_one(path: Path) -> None:
