@@ -17,7 +17,6 @@ from urllib.parse import quote, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema
 from urllib3.util import Retry
 
 DEFAULT_API_URL = "http://127.0.0.1:4200/api"
@@ -88,7 +87,7 @@ def call_api(
         answer = response.json()
     except requests.JSONDecodeError:
         pass  # what it is instead, the status tells
-    except (MissingSchema, InvalidSchema, InvalidURL):
+    except ValueError:  # what requests raises for a URL that is none is also a ValueError
         raise ValueError(f"{api_url!r} is no API URL; one looks like {DEFAULT_API_URL}") from None
     except requests.RequestException as error:
         reason = type(error).__name__
