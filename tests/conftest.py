@@ -106,8 +106,10 @@ def api(tables: Path) -> Iterator[Api]:
 
 
 @pytest.fixture(scope="session")
-def empty_database(api: Api, tables: Path) -> Path:
+def empty_database(request: pytest.FixtureRequest, tables: Path) -> Path:
     """Return a SQLite database with Prefect's tables, to start servers on copies of it."""
+    if not tables.exists():
+        request.getfixturevalue("api")  # its server makes them
     return tables
 
 
