@@ -5,10 +5,11 @@ import os
 import runpy
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import certifi
@@ -147,6 +148,15 @@ def lesson(
 ) -> ModuleType:
     """Return the lesson with all its seconds made SCALE (of the test file) times as long."""
     return load_scaled(path, request.module.SCALE)
+
+
+@pytest.fixture
+def slept(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the seconds of the work that the lesson simulates in this test, which take no time."""
+    seconds: list[float] = []
+    clock = SimpleNamespace(sleep=seconds.append, perf_counter=time.perf_counter)
+    monkeypatch.setattr(lesson, "time", clock)
+    return seconds
 
 
 @task

@@ -33,10 +33,11 @@ def test_the_result_of_one_task_is_the_input_of_the_next(
     )
 
 
-def test_a_task_is_called_like_a_function_too(lesson: ModuleType) -> None:
+def test_a_task_is_called_like_a_function_too(lesson: ModuleType, slept: list[float]) -> None:
     user = {"user_id": 103, "name": "Grace Hopper"}
     assert lesson.fetch_user_info.fn(103) == user, f"the user's record is another; {READ}"
     assert lesson.compose_greeting.fn(user) == "Hello, Grace Hopper!", f"no greeting; {READ}"
+    assert slept == [lesson.USER_SECONDS], f"the lookup takes another time; {READ}"
 
 
 def test_an_unknown_user_fails_the_flow_run(

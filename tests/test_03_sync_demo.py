@@ -35,11 +35,14 @@ def test_the_run_is_recorded_with_its_result(run: FlowRun) -> None:
 
 
 def test_the_flow_is_about_the_user_asked_for(
-    lesson: ModuleType, record: Callable[..., FlowRun]
+    lesson: ModuleType, record: Callable[..., FlowRun], slept: list[float]
 ) -> None:
     run = record(lesson.sync_flow, 102)
     user = {"user_id": 102, "name": "Alan Turing"}
     assert run.value == {"user": user, "balance": 980.0, "activity": [9, 8, 9, 10]}, READ
+    assert slept == [lesson.USER_SECONDS, lesson.BALANCE_SECONDS, lesson.ACTIVITY_SECONDS], (
+        f"each lookup takes a time of its own; {READ}"
+    )
 
 
 def test_an_unknown_user_stops_it_at_the_first_lookup(

@@ -55,9 +55,14 @@ def test_the_lookups_do_not_depend_on_each_other(run: FlowRun) -> None:
 
 
 def test_the_result_is_the_one_of_the_sequential_flow(
-    lesson: ModuleType, record: Callable[..., FlowRun], monkeypatch: pytest.MonkeyPatch
+    lesson: ModuleType,
+    record: Callable[..., FlowRun],
+    slept: list[float],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = record(lesson.async_flow, 102)
+    seconds = [lesson.USER_SECONDS, lesson.BALANCE_SECONDS, lesson.ACTIVITY_SECONDS]
+    assert sorted(slept) == seconds, f"each lookup takes a time of its own; {READ}"
     monkeypatch.setattr(time, "sleep", lambda _seconds: None)
     sequential = load_lesson(script_path("03"))
     expected = {

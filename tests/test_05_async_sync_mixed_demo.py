@@ -38,13 +38,17 @@ def test_the_run_is_recorded_with_its_result(run: FlowRun) -> None:
 
 
 def test_the_flow_is_about_the_user_asked_for(
-    lesson: ModuleType, record: Callable[..., FlowRun]
+    lesson: ModuleType, record: Callable[..., FlowRun], slept: list[float]
 ) -> None:
     run = record(lesson.mixed_flow, 102)
     user = {"user_id": 102, "name": "Alan Turing"}
     balance, activity = 980.0, [9, 8, 9, 10]
     expected = {"user": user, "balance": balance, "activity": activity, "churn": 0.028}
     assert run.value == expected, f"the flow is about another user; {READ}"
+    lookups = [lesson.BALANCE_SECONDS, lesson.ACTIVITY_SECONDS]
+    assert slept[0] == lesson.USER_SECONDS, f"the user takes another time; {READ}"
+    assert sorted(slept[1:-1]) == lookups, f"each lookup takes a time of its own; {READ}"
+    assert slept[-1] == lesson.PREDICTION_SECONDS, f"the prediction takes another time; {READ}"
 
 
 @pytest.mark.parametrize("balance", [-1e6, 0.0, 120.5, 1e6])

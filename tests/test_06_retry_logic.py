@@ -21,9 +21,12 @@ def test_three_retries_five_seconds_apart_are_declared(as_written: ModuleType) -
 
 @pytest.mark.parametrize("outages", [0, 1, 2, 3])
 def test_it_completes_on_the_first_attempt_after_the_outage(
-    lesson: ModuleType, record: Callable[..., FlowRun], outages: int
+    lesson: ModuleType, record: Callable[..., FlowRun], slept: list[float], outages: int
 ) -> None:
     run = record(lesson.retry_flow, 101, outages)
+    assert slept == [lesson.USER_SECONDS] * (outages + 1), (
+        f"not every attempt takes the time of a lookup; {READ}"
+    )
     fetch = run.task_run("fetch_user_info")
     assert run.state == "Completed", f"{outages} outages end in {run.state}; {READ}"
     assert fetch.attempts == outages + 1, (

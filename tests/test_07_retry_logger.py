@@ -26,9 +26,12 @@ def attempts(outages: int, number: int) -> list[tuple[int, str, str | None]]:
 
 @pytest.mark.parametrize("outages", [0, 1, 2, 3])
 def test_every_record_is_on_the_server_with_its_level_and_its_run(
-    lesson: ModuleType, record: Callable[..., FlowRun], outages: int
+    lesson: ModuleType, record: Callable[..., FlowRun], slept: list[float], outages: int
 ) -> None:
     run = record(lesson.logging_flow, 101, outages)
+    assert slept == [lesson.USER_SECONDS] * (outages + 1), (
+        f"not every attempt takes the time of a lookup; {READ}"
+    )
     assert run.logs() == [
         (INFO, "Starting for user 101", None),
         *attempts(outages, outages + 1),
