@@ -8,6 +8,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from prefect import flow
+from prefect.states import Failed
 from support import ADA_CHURN, STORY, FlowRun, assert_delays, assert_diamond, read, told
 
 SCALE = 0.02
@@ -20,6 +22,7 @@ RETRIED = [
     "send_notification",
 ]
 STEPS = [*RETRIED[:3], "predict_churn", RETRIED[3]]
+SECONDS = dict(zip(STEPS, STORY, strict=False))  # the story begins with how long each step takes
 MESSAGE = "Ada Lovelace leaves with a probability of 66%"
 
 
@@ -98,11 +101,14 @@ def test_an_outage_in_any_step_is_survived(
     record: Callable[..., FlowRun],
     outages: dict[str, int],
     delivered: dict[str, str],
+    slept: list[float],
     step: str,
 ) -> None:
     outages[step] = 2
     run = record(lesson.pipeline_flow)
     assert run.state == "Completed", f"two outages in {step} end in {run.state}; {READ}"
+    seconds = [getattr(lesson, SECONDS[each]) for each in [*STEPS, step, step]]
+    assert sorted(slept) == sorted(seconds), f"not every attempt takes its step's time; {READ}"
     assert run.value == ADA_CHURN, f"an outage must not change the result; {READ}"
     for task_run in run.task_runs():
         expected = 3 if task_run.task == step else 1
@@ -164,8 +170,6 @@ def test_a_permanent_error_is_not(lesson: ModuleType, error: Exception) -> None:
 
 def is_retried(lesson: ModuleType, error: Exception) -> Any:
     """Return whether the lesson's condition asks for another attempt after the error."""
-    from prefect.states import Failed
-
     return lesson.is_transient(lesson.fetch_user_info, None, Failed(data=error))
 
 
@@ -185,6 +189,30 @@ def test_every_step_is_logged(run: FlowRun) -> None:
         ],
         key=str,
     ), f"a step is not logged, or not by the run logger; {READ}"
+
+
+@pytest.mark.usefixtures("outages", "slept")
+def test_the_flow_is_about_the_user_asked_for(
+    lesson: ModuleType, record: Callable[..., FlowRun], delivered: dict[str, str]
+) -> None:
+    run = record(lesson.pipeline_flow, 102)
+    user = {"user_id": 102, "name": "Alan Turing"}
+    balance, activity = 980.0, [9, 8, 9, 10]
+    expected = {"user": user, "balance": balance, "activity": activity, "churn": 0.028}
+    assert run.value == expected, f"the flow is about another user; {READ}"
+    message = "Alan Turing leaves with a probability of 3%"
+    assert list(delivered.values()) == [message], f"the message is about another user; {READ}"
+
+
+@pytest.mark.usefixtures("outages", "slept")
+def test_the_notification_returns_the_message_that_it_sent(
+    lesson: ModuleType, record: Callable[..., FlowRun]
+) -> None:
+    @flow
+    def notify() -> Any:
+        return lesson.send_notification({"user_id": 101, "name": "Ada Lovelace"}, 0.659)
+
+    assert record(notify).value == MESSAGE, f"the task does not return its message; {READ}"
 
 
 def test_every_run_sends_a_message_of_its_own(
