@@ -23,6 +23,7 @@ from support import (
     STORY,
     Api,
     FlowRun,
+    TaskRun,
     assert_one_line,
     background,
     changed_copy,
@@ -51,6 +52,7 @@ class Evidence:
     deployment: dict[str, Any]
     scheduled: list[dict[str, Any]]
     run: FlowRun
+    task_runs: list[TaskRun]
     records: list[tuple[int, str, str | None]]
     web_page: str
     output: str
@@ -105,6 +107,9 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
             f"--interval schedules runs; {READ}",
             lambda: [run for run in api.flow_runs(**auto) if run["auto_scheduled"]],
         )
+        task = f"fetch_user_info is a task, and a task run of each flow run; {READ}"
+        wait_until(task, run.has_ended_task_runs)
+        task_runs = run.task_runs()
         records = wait_until("the server recorded the logs", run.logs)
         web_page = requests.get(f"http://127.0.0.1:{port}/", timeout=10).text
         output = it.log.read_text()
@@ -118,6 +123,7 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
         deployment=it.deployment,
         scheduled=scheduled,
         run=run,
+        task_runs=task_runs,
         records=records,
         web_page=web_page,
         output=output,
@@ -154,6 +160,15 @@ def test_a_trigger_runs_the_flow_with_its_parameters(evidence: Evidence) -> None
     assert evidence.records == [(20, "User 102 is Alan Turing", None)], (
         f"the served flow logs something else; {READ}"
     )
+    assert [run.task for run in evidence.task_runs] == ["fetch_user_info"], (
+        f"the step is another; {READ}"
+    )
+
+
+def test_an_unknown_user_is_an_error(lesson: ModuleType, slept: list[float]) -> None:
+    with pytest.raises(LookupError, match="no user 999"):
+        lesson.fetch_user_info.fn(999)
+    assert slept == [lesson.USER_SECONDS], f"the lookup takes another time; {READ}"
 
 
 @POSIX

@@ -60,19 +60,8 @@ def recorded(api: Api, output: str) -> FlowRun:
     """Return the flow run whose page the output names last, once it has ended."""
     run = api.ended(re.findall(r"/runs/flow-run/([0-9a-f-]{36})", output)[-1])
     ended = "the ends of all task runs are recorded"
-    wait_until(ended, lambda: all(has_ended(data) for data in task_runs(run)))
+    wait_until(ended, run.has_ended_task_runs)
     return run
-
-
-def task_runs(run: FlowRun) -> list[dict[str, Any]]:
-    """Return the task runs as far as they are recorded, which happens behind the flow's back."""
-    body = {"flow_runs": {"id": {"any_": [run.id]}}, "limit": 200}
-    return list(run.api.post("/task_runs/filter", body))
-
-
-def has_ended(data: dict[str, Any]) -> bool:
-    """Return whether the end of the task run is recorded."""
-    return bool(data["start_time"] and data["end_time"])
 
 
 def at_once(runs: list[TaskRun]) -> int:
