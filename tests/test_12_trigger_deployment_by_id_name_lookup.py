@@ -110,6 +110,7 @@ def test_a_key_of_the_caller_triggers_once(path: Path) -> None:
 def test_the_defaults_are_those_of_lessons_10_and_11(as_written: ModuleType) -> None:
     assert as_written.DEFAULT_API_URL == "http://127.0.0.1:4200/api", READ
     assert as_written.TIMEOUT_SECONDS == 10, f"the timeout is another; {READ}"
+    assert as_written.POLL_SECONDS == 1, f"waiting asks at another pace; {READ}"
 
 
 @pytest.mark.parametrize("pair", PARAMETERS)
@@ -383,10 +384,11 @@ BASIC = f"Basic {b64encode(b'admin:sesame').decode()}"
     [
         ({}, None),
         ({"PREFECT_API_KEY": "pnu_sesame"}, "Bearer pnu_sesame"),
+        ({"PREFECT_API_KEY": "pnu_sesame\n"}, "Bearer pnu_sesame"),
         ({"PREFECT_API_AUTH_STRING": "admin:sesame"}, BASIC),
         ({"PREFECT_API_KEY": "pnu_x", "PREFECT_API_AUTH_STRING": "admin:sesame"}, BASIC),
     ],
-    ids=["none", "key", "login", "both, as Prefect's own client does"],
+    ids=["none", "key", "key of a file", "login", "both, as Prefect's own client does"],
 )
 def test_the_credentials_of_the_environment_are_sent(
     path: Path, tmp_path: Path, settings: dict[str, str], header: str | None
@@ -438,6 +440,7 @@ def test_credentials_never_show(
         ("https://prefect.invalid/api", False),
         ("http://127.0.0.1:1/api", False),
         ("http://localhost:1/api", False),
+        ("http://[::1]:1/api", False),
     ],
 )
 def test_unencrypted_credentials_draw_a_warning(
