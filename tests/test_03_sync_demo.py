@@ -55,6 +55,13 @@ def test_an_unknown_user_stops_it_at_the_first_lookup(
     )
 
 
+@pytest.mark.usefixtures("slept")
+@pytest.mark.parametrize("lookup", LOOKUPS)
+def test_each_lookup_refuses_an_unknown_user_by_itself(lesson: ModuleType, lookup: str) -> None:
+    with pytest.raises(LookupError, match="no user 999"):
+        getattr(lesson, lookup).fn(999)
+
+
 def test_the_story_is_the_common_one(path: Path) -> None:
     names = (*list(STORY)[:3], "USERS", "BALANCES", "LOGINS")
     assert told(path) == {name: STORY[name] for name in names}, READ
