@@ -113,6 +113,13 @@ def test_the_defaults_are_those_of_lessons_10_and_11(as_written: ModuleType) -> 
     assert as_written.POLL_SECONDS == 1, f"waiting asks at another pace; {READ}"
 
 
+def test_https_is_as_patient_as_http(as_written: ModuleType) -> None:
+    session = as_written.make_session("https://prefect.invalid/api")
+    http = session.get_adapter("http://prefect.invalid/api")
+    https = session.get_adapter("https://prefect.invalid/api")
+    assert https.max_retries is http.max_retries, f"Prefect Cloud's answers are https; {READ}"
+
+
 @pytest.mark.parametrize("pair", PARAMETERS)
 def test_a_value_is_read_as_json_and_else_as_text(as_written: ModuleType, pair: str) -> None:
     parsed = as_written.parse_parameters([pair])
