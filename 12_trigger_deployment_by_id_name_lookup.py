@@ -101,13 +101,13 @@ def call_api(
     if status >= 429:
         raise ConnectionError(f"{api_url} answers {status}: see its log, or try later")
     known = isinstance(answer, list) or (isinstance(answer, dict) and "id" in answer)
-    if answer == {"detail": "Not Found"} or (response.ok and not known):
+    if answer in (None, {"detail": "Not Found"}) or (response.ok and not known):
         raise ConnectionError(f"{api_url} is not a Prefect API: its URL ends in /api")
     if status == 404:
         raise LookupError(f"{api_url} has no {path}")
     if not response.ok:
         detail = answer.get("detail") if isinstance(answer, dict) else None
-        raise ValueError(" ".join(str(detail or answer or status).split()))
+        raise ValueError(" ".join(str(detail or answer).split()))
     return status, answer
 
 

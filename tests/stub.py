@@ -152,6 +152,8 @@ MISBEHAVIOUR: dict[str, tuple[Answer, str]] = {
         "redirects elsewhere: a login page",
     ),
     "internal error": (Answer(500, "Internal Server Error"), "answers 500"),
+    "a proxy's refusal": (Answer(413, "<title>Too large</title>"), "is not a Prefect API"),
+    "too many requests": (Answer(429, {"detail": "Slow down"}), "answers 429"),
     "overloaded": (Answer(503, {"detail": "database is locked"}), "answers 503"),
     "hanging": (Answer(hang=True), "No answer from"),
     "no word": (Answer(drop=True), "No answer from"),
