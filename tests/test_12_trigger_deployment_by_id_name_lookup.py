@@ -1,5 +1,6 @@
 """Lesson 12: look up by name and trigger, with no trigger lost and none sent twice."""
 
+import select
 import signal
 import subprocess
 import sys
@@ -7,10 +8,12 @@ import time
 import uuid
 from base64 import b64encode
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import requests
 from beside import beside
 from forked import run_forked
 from stub import (
@@ -33,6 +36,7 @@ from support import (
     Served,
     assert_one_line,
     clean_environment,
+    load_afresh,
     read,
     run_script,
     script_path,
@@ -105,6 +109,19 @@ def test_a_key_of_the_caller_triggers_once(path: Path) -> None:
     )
     assert first.stdout == second.stdout == f"{FLOW_RUN_ID}\n", READ
     assert (first.returncode, second.returncode) == (0, 0), f"both are a success; {READ}"
+
+
+def test_a_lost_answer_is_no_reason_to_speak_of_a_key(path: Path) -> None:
+    def answer(request: Request) -> Answer:
+        reply = prefect_api(request)
+        reply.status = 200  # as when the first POST has reached the server
+        return reply
+
+    with stub(answer) as server:
+        result = run_forked(path, "--api-url", server.api_url)
+    assert result.stderr.startswith(f"{SCHEDULED}\n"), (
+        f"a key that nobody has given was used before: {result.stderr}; {READ}"
+    )
 
 
 def test_the_defaults_are_those_of_lessons_10_and_11(as_written: ModuleType) -> None:
@@ -293,21 +310,44 @@ def test_after_the_timeout_it_says_that_the_run_goes_on(hurried: Path) -> None:
 
 
 def test_it_waits_for_five_minutes_unless_told_otherwise(
-    as_written: ModuleType, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    lesson = load_afresh(path)
     told: list[float] = []
 
     def wait(*arguments: Any) -> dict[str, str]:
         told.append(arguments[-1])
         return {"type": "COMPLETED"}
 
-    monkeypatch.setattr(as_written, "wait_for_flow_run", wait)
+    monkeypatch.setattr(lesson, "wait_for_flow_run", wait)
     for options in ([], ["--timeout", "5"]):
         with stub(prefect_api) as server:
             argv = ["12", "--wait", "--api-url", f"{server.api_url}/", *options]
             monkeypatch.setattr(sys, "argv", argv)
-            as_written.main()
+            lesson.main()
     assert told == [300, 5], f"--timeout is 300 s by default, and else as asked for; {READ}"
+
+
+def test_waiting_asks_every_second_and_not_longer_than_it_was_told_to(path: Path) -> None:
+    lesson = load_afresh(path)
+    now, waited, slept = 0.0, [], []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        slept.append(seconds)
+        now += seconds
+
+    def hang(*_: Any, timeout: float, **__: Any) -> None:
+        nonlocal now
+        waited.append(timeout)
+        now += timeout + 0.1  # a timeout is never early
+        raise requests.ReadTimeout
+
+    vars(lesson)["time"] = SimpleNamespace(monotonic=lambda: now, sleep=sleep)
+    with pytest.raises(TimeoutError, match=f"flow run {FLOW_RUN_ID} goes on after 25 s"):
+        lesson.wait_for_flow_run(Mock(request=hang), "http://127.0.0.1:1/api", FLOW_RUN_ID, 25)
+    assert waited == pytest.approx([10, 10, 2.8]), f"it waits longer than --timeout; {READ}"
+    assert slept == pytest.approx([1, 1, 0]), f"it does not ask once a second; {READ}"
 
 
 def test_waiting_asks_once_at_a_time(as_written: ModuleType) -> None:
@@ -374,11 +414,14 @@ def test_ctrl_c_while_waiting_says_that_the_run_goes_on(path: Path) -> None:
         pipe = subprocess.PIPE
         process = subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
         wait_until("it waits", lambda: len(server.received) > 2)
+        assert process.stdout
+        is_told, _, _ = select.select([process.stdout], [], [], 0)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=20)
     assert process.returncode == 130, f"Ctrl-C exits {process.returncode}: {errors}; {READ}"
     assert errors.splitlines()[-1] == "Interrupted; the flow run goes on", READ
     assert output == f"{FLOW_RUN_ID}\n", READ
+    assert is_told, f"a program that reads the id gets it only at the end; {READ}"
 
 
 # --- credentials -----------------------------------------------------------------------------
@@ -533,7 +576,17 @@ def test_it_needs_nothing_but_requests(path: Path) -> None:
         env=clean_environment(),
     )
     assert result.returncode == 0, f"it stands for another application; {READ}: {result.stderr}"
-    assert "--idempotency-key" in result.stdout, f"--help does not name the options; {READ}"
+    for text in (
+        "Trigger a deployment by its name.",
+        "--param KEY=VALUE",
+        "default: PREFECT_API_URL, or port 4200",
+        "--idempotency-key KEY",
+        "trigger once for each KEY",
+        "exit 0 only if the run completes",
+        "--timeout SECONDS",
+        "default 300",
+    ):
+        assert text in " ".join(result.stdout.split()), f"--help does not tell {text!r}; {READ}"
 
 
 def test_the_lesson_stays_readable(path: Path) -> None:
