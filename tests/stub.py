@@ -6,8 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
+
+from forked import run_forked
+from support import changed_copy
 
 DEPLOYMENT_ID = "11111111-2222-4333-8444-555555555555"
 FLOW_RUN_ID = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
@@ -207,3 +211,17 @@ BAD_PARAMETERS: dict[str, tuple[list[str], str]] = {
         "each KEY once, as user_id=102, not 'user_id=2'",
     ),
 }
+
+
+def assert_asks_port_4200(path: Path, folder: Path, *arguments: str) -> None:
+    """Check that the script asks the server at port 4200 if no other is configured.
+
+    It is a copy in `folder`, which finds a stub at another port in place of that server.
+    """
+    with stub(prefect_api) as server:
+        copy = changed_copy(path, folder, ("http://127.0.0.1:4200/api", server.api_url))
+        results = [run_forked(copy, *arguments), run_forked(copy, *arguments, PREFECT_API_URL="")]
+    for result in results:
+        assert result.returncode == 0, (
+            f"with no PREFECT_API_URL it does not ask the server at port 4200: {result.stderr}"
+        )

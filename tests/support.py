@@ -276,6 +276,13 @@ def assert_one_line(result: subprocess.CompletedProcess[str], hint: str, code: i
     assert hint in result.stderr, f"{hint!r} is not in {result.stderr!r}"
 
 
+def assert_told(text: str, *parts: str) -> None:
+    """Check that the text, such as that of --help, has each of the parts, wherever it wraps."""
+    words = " ".join(text.split())
+    for part in parts:
+        assert part in words, f"{part!r} is not told in {words!r}"
+
+
 @contextmanager
 def background(
     command: Sequence[str], log: Path, stop: int = signal.SIGTERM, **settings: str

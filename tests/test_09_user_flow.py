@@ -165,10 +165,13 @@ def test_a_trigger_runs_the_flow_with_its_parameters(evidence: Evidence) -> None
     )
 
 
-def test_an_unknown_user_is_an_error(lesson: ModuleType, slept: list[float]) -> None:
+def test_the_step_returns_the_user_and_refuses_an_unknown_one(
+    lesson: ModuleType, slept: list[float]
+) -> None:
     with pytest.raises(LookupError, match="no user 999"):
         lesson.fetch_user_info.fn(999)
-    assert slept == [lesson.USER_SECONDS], f"the lookup takes another time; {READ}"
+    assert lesson.fetch_user_info.fn(103) == {"user_id": 103, "name": "Grace Hopper"}, READ
+    assert slept == [lesson.USER_SECONDS] * 2, f"the lookup takes another time; {READ}"
 
 
 @POSIX

@@ -15,12 +15,14 @@ from stub import (
     MISBEHAVIOUR,
     PARAMETERS,
     Answer,
+    assert_asks_port_4200,
     prefect_api,
     stub,
 )
 from support import (
     Served,
     assert_one_line,
+    assert_told,
     read,
     run_script,
     script_path,
@@ -94,6 +96,10 @@ def test_the_url_and_the_timeout_have_defaults(as_written: ModuleType, path: Pat
     )
 
 
+def test_without_a_setting_it_asks_the_local_server(path: Path, tmp_path: Path) -> None:
+    assert_asks_port_4200(path, tmp_path, DEPLOYMENT_ID)
+
+
 @pytest.mark.parametrize("deployment_id", ["", "user-flow/user-deployment", "123", "../x", "a?b"])
 def test_what_is_no_uuid_is_not_sent(path: Path, deployment_id: str) -> None:
     with stub(prefect_api) as server:
@@ -126,7 +132,13 @@ def test_credentials_in_the_url_are_refused_and_not_shown(path: Path) -> None:
 def test_it_says_what_to_type(path: Path) -> None:
     result = run_script(path, "--help")
     assert result.returncode == 0
-    assert "--param" in result.stdout, f"--help does not name the options; {READ}"
+    assert_told(
+        result.stdout,
+        "Trigger a deployment by its id.",
+        "as lesson 11 prints it",
+        "--param KEY=VALUE",
+        "default: PREFECT_API_URL, or port 4200",
+    )
 
 
 @beside

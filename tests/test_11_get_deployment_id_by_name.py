@@ -11,12 +11,14 @@ from stub import (
     DEPLOYMENT_ID,
     MISBEHAVIOUR,
     UNKNOWN_NAMES,
+    assert_asks_port_4200,
     prefect_api,
     stub,
 )
 from support import (
     Served,
     assert_one_line,
+    assert_told,
     read,
     run_script,
 )
@@ -46,7 +48,11 @@ def test_the_url_and_the_name_have_defaults(path: Path, suffix: str) -> None:
     assert result.stdout == f"{DEPLOYMENT_ID}\n", f"PREFECT_API_URL is not used; {READ}"
 
 
-def test_without_a_setting_it_asks_the_local_server(as_written: ModuleType) -> None:
+def test_without_a_setting_it_asks_the_local_server(path: Path, tmp_path: Path) -> None:
+    assert_asks_port_4200(path, tmp_path)
+
+
+def test_the_url_and_the_timeout_are_those_of_lesson_10(as_written: ModuleType) -> None:
     assert as_written.DEFAULT_API_URL == "http://127.0.0.1:4200/api", READ
     assert as_written.TIMEOUT_SECONDS == 10, f"the timeout is another; {READ}"
 
@@ -103,4 +109,9 @@ def test_it_finds_the_served_flow(path: Path, served: Served) -> None:
 def test_it_says_what_to_type(path: Path) -> None:
     result = run_script(path, "--help")
     assert result.returncode == 0
-    assert "--api-url" in result.stdout, f"--help does not name the options; {READ}"
+    assert_told(
+        result.stdout,
+        "[NAME]",
+        "Print the id of a deployment.",
+        "default: PREFECT_API_URL, or port 4200",
+    )

@@ -27,6 +27,7 @@ from stub import (
     UNKNOWN_NAMES,
     Answer,
     Request,
+    assert_asks_port_4200,
     prefect_api,
     state,
     stub,
@@ -35,6 +36,7 @@ from support import (
     ROOT,
     Served,
     assert_one_line,
+    assert_told,
     clean_environment,
     load_afresh,
     read,
@@ -128,6 +130,10 @@ def test_the_defaults_are_those_of_lessons_10_and_11(as_written: ModuleType) -> 
     assert as_written.DEFAULT_API_URL == "http://127.0.0.1:4200/api", READ
     assert as_written.TIMEOUT_SECONDS == 10, f"the timeout is another; {READ}"
     assert as_written.POLL_SECONDS == 1, f"waiting asks at another pace; {READ}"
+
+
+def test_without_a_setting_it_asks_the_local_server(path: Path, tmp_path: Path) -> None:
+    assert_asks_port_4200(path, tmp_path)
 
 
 def test_https_is_as_patient_as_http(as_written: ModuleType) -> None:
@@ -579,7 +585,8 @@ def test_it_needs_nothing_but_requests(path: Path) -> None:
         env=clean_environment(),
     )
     assert result.returncode == 0, f"it stands for another application; {READ}: {result.stderr}"
-    for text in (
+    assert_told(
+        result.stdout,
         "Trigger a deployment by its name.",
         "--param KEY=VALUE",
         "default: PREFECT_API_URL, or port 4200",
@@ -588,8 +595,7 @@ def test_it_needs_nothing_but_requests(path: Path) -> None:
         "exit 0 only if the run completes",
         "--timeout SECONDS",
         "default 300",
-    ):
-        assert text in " ".join(result.stdout.split()), f"--help does not tell {text!r}; {READ}"
+    )
 
 
 def test_the_lesson_stays_readable(path: Path) -> None:
