@@ -7,6 +7,7 @@ Notice: it starts a Prefect server unless one is running, and ends when you pres
 
 import argparse
 import math
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -16,10 +17,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import requests
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_client, get_run_logger, task
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
+NAME = "user-deployment"
 USER_SECONDS = 1
 SERVER_START_SECONDS = 60
 RUN_LIMIT = 5  # flow runs at the same time, each a process; without it, all that are due
@@ -81,6 +83,15 @@ def local_server() -> Iterator[None]:
         server.wait()
 
 
+def finish() -> None:
+    """Pause the deployment and wait for its runs: with one under way `.serve()` does not always."""
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name(f"user-flow/{NAME}")
+        client.pause_deployment(deployment.id)
+    for flow_run in multiprocessing.active_children():
+        flow_run.join()
+
+
 def seconds(text: str) -> float:
     """Return `text` as a number of seconds above 0; exit if it is none."""
     with suppress(ValueError):
@@ -105,12 +116,14 @@ def main() -> None:
             stack.enter_context(local_server())
         # Pinned, or every flow run would start a temporary server of its own.
         stack.enter_context(temporary_settings({PREFECT_API_URL: api_url}))
-        print(f"Serving user-flow/user-deployment at {api_url}, web page {PREFECT_UI_URL.value()}")
+        print(f"Serving user-flow/{NAME} at {api_url}, web page {PREFECT_UI_URL.value()}")
         print(NEXT, flush=True)
         try:
-            user_flow.serve(
-                "user-deployment", interval=interval, limit=RUN_LIMIT, print_starting_message=False
-            )
+            with suppress(SystemExit):  # what SIGTERM is to Prefect
+                user_flow.serve(
+                    NAME, interval=interval, limit=RUN_LIMIT, print_starting_message=False
+                )
+            finish()
         except PrefectHTTPStatusError as error:
             sys.exit(f"The server at {api_url} refused: {error.response.status_code}")
 

@@ -3,9 +3,11 @@
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -56,22 +58,25 @@ class Evidence:
     records: list[tuple[int, str, str | None]]
     web_page: str
     output: str
+    paused: bool
     farewell: str
     exit_code: int
     left: list[str]
     second_output: str
     second_exit_code: int
     second_paused: bool
+    second_run: str
     server_after_second: bool
     servers_in_reach: list[str]
 
 
-def exit_code_of(process: subprocess.Popen[bytes], signal: str) -> int:
+def exit_code_of(process: subprocess.Popen[bytes], signal: str, log: Path) -> int:
     """Return the exit code of a process that the signal ends."""
     try:
         return process.wait(30)
     except subprocess.TimeoutExpired:
-        raise AssertionError(f"{signal} does not end it within 30 s; {READ}") from None
+        said = f"{READ}\n{log.read_text()}"
+        raise AssertionError(f"{signal} does not end it within 30 s; {said}") from None
 
 
 @early
@@ -93,13 +98,24 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
             raise AssertionError(refusal) from None
         second = folder / "second"
         second.mkdir()
-        other = changed_copy(copy, second, ('"user-deployment"', '"second-deployment"'))
+        names = (
+            ('"user-deployment"', '"second-deployment"'),
+            ("USER_SECONDS = 0.1", "USER_SECONDS = 2"),
+        )
+        other = changed_copy(copy, second, *names)
         with background([sys.executable, str(other)], second / "log", PREFECT_HOME=home) as process:
             name = "user-flow/second-deployment"
             wait_until("the second flow is served", lambda: api.is_ready(name), 30)
+            other_deployment = api.find_deployment(name)
+            assert other_deployment
+            trigger = f"/deployments/{other_deployment['id']}/create_flow_run"
+            waited_for = api.post(trigger, {})["id"]
+            running = "a flow run is under way when SIGTERM comes"
+            wait_until(running, lambda: api.flow_run(waited_for).state == "Running", 30)
             process.send_signal(signal.SIGTERM)
-            second_exit_code = exit_code_of(process, "SIGTERM")
+            second_exit_code = exit_code_of(process, "SIGTERM", second / "log")
         second_deployment = api.find_deployment(name)
+        second_run = api.flow_run(waited_for).state
         server_after_second = api.find_deployment("user-flow/user-deployment") is not None
         run = api.ended(flow_run["id"])
         auto = {"deployments": {"id": {"any_": [it.deployment["id"]]}}}
@@ -117,7 +133,13 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
         in_reach = [child for child in children if os.getpgid(child.pid) == it.process.pid]
         servers_in_reach = [child.name() for child in in_reach if "server" in child.cmdline()]
         os.killpg(it.process.pid, signal.SIGINT)  # as a terminal does
-        exit_code = exit_code_of(it.process, "Ctrl-C, which must not reach the server first,")
+        ctrl_c = "Ctrl-C, which must not reach the server first,"
+        exit_code = exit_code_of(it.process, ctrl_c, it.log)
+    # Its server is gone, but not what it has recorded.
+    with closing(sqlite3.connect(Path(home) / "prefect.db")) as database:
+        ((paused,),) = database.execute(
+            "SELECT paused FROM deployment WHERE name = 'user-deployment'"
+        )
     return Evidence(
         url=f"http://127.0.0.1:{port}",
         deployment=it.deployment,
@@ -127,11 +149,13 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
         records=records,
         web_page=web_page,
         output=output,
+        paused=bool(paused),
         farewell=it.log.read_text().removeprefix(output),
         exit_code=exit_code,
         left=left_behind(home),
         second_output=(second / "log").read_text(),
         second_exit_code=second_exit_code,
+        second_run=second_run,
         second_paused=bool(second_deployment and second_deployment["paused"]),
         server_after_second=server_after_second,
         servers_in_reach=servers_in_reach,
@@ -209,6 +233,9 @@ def test_a_running_server_is_used_and_left_running(evidence: Evidence) -> None:
 def test_sigterm_pauses_the_deployment_and_exits_with_0(evidence: Evidence) -> None:
     assert evidence.second_exit_code == 0, f"{evidence.second_output}; {READ}"
     assert evidence.second_paused, f"the deployment still takes runs that nobody serves; {READ}"
+    assert evidence.second_run == "Completed", (
+        f"the run that was under way is {evidence.second_run}: it was not waited for; {READ}"
+    )
 
 
 @POSIX
@@ -218,9 +245,7 @@ def test_ctrl_c_pauses_the_deployment_and_leaves_no_process(evidence: Evidence) 
     assert evidence.servers_in_reach == [], (
         f"Ctrl-C reaches the server, too: it may end before the deployment is paused; {READ}"
     )
-    assert "All deployments have been paused!" in evidence.farewell, (
-        f"the server stopped before the deployment was paused; {READ}"
-    )
+    assert evidence.paused, f"the server stopped before the deployment was paused; {READ}"
     assert "Traceback" not in evidence.farewell, f"Ctrl-C is no error; {READ}"
     assert evidence.left == [], f"processes are left behind; {READ}"
     port = int(evidence.url.rsplit(":", 1)[1])
@@ -247,6 +272,7 @@ def asked(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
         asked.update(options, name=name, api_url=PREFECT_API_URL.value())
 
     monkeypatch.setattr(lesson.user_flow, "serve", serve)
+    monkeypatch.setattr(lesson, "finish", lambda: asked.update(finished=True))
     return asked
 
 
@@ -289,6 +315,7 @@ def test_with_a_server_at_port_4200_it_starts_none(
     assert asked["api_url"] == "http://127.0.0.1:4200/api", (
         f"the URL is not pinned: every flow run starts a temporary server of its own; {READ}"
     )
+    assert asked["finished"], f"it ends with the deployment as `.serve()` left it; {READ}"
     assert asked.get("interval") is None, f"nobody asked for an interval; {READ}"
     assert asked.get("limit") == 5, f"without a limit, all runs that are due start at once; {READ}"
 
