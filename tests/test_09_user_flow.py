@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -59,6 +59,7 @@ class Evidence:
     web_page: str
     output: str
     paused: bool
+    interrupted_state: str
     farewell: str
     exit_code: int
     left: list[str]
@@ -108,8 +109,8 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
             wait_until("the second flow is served", lambda: api.is_ready(name), 30)
             other_deployment = api.find_deployment(name)
             assert other_deployment
-            trigger = f"/deployments/{other_deployment['id']}/create_flow_run"
-            waited_for = api.post(trigger, {})["id"]
+            other_trigger = f"/deployments/{other_deployment['id']}/create_flow_run"
+            waited_for = api.post(other_trigger, {})["id"]
             running = "a flow run is under way when SIGTERM comes"
             wait_until(running, lambda: api.flow_run(waited_for).state == "Running", 30)
             process.send_signal(signal.SIGTERM)
@@ -128,6 +129,10 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
         task_runs = run.task_runs()
         records = wait_until("the server recorded the logs", run.logs)
         web_page = requests.get(f"http://127.0.0.1:{port}/", timeout=10).text
+        changed_copy(copy, folder, ("USER_SECONDS = 0.1", "USER_SECONDS = 300"))
+        interrupted = api.post(trigger, {})["id"]
+        running = "a flow run is under way when Ctrl-C comes"
+        wait_until(running, lambda: api.flow_run(interrupted).state == "Running", 30)
         output = it.log.read_text()
         children = psutil.Process(it.process.pid).children()
         in_reach = [child for child in children if os.getpgid(child.pid) == it.process.pid]
@@ -140,6 +145,9 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
         ((paused,),) = database.execute(
             "SELECT paused FROM deployment WHERE name = 'user-deployment'"
         )
+        ((interrupted_state,),) = database.execute(
+            "SELECT state_type FROM flow_run WHERE id = ?", (interrupted,)
+        )
     return Evidence(
         url=f"http://127.0.0.1:{port}",
         deployment=it.deployment,
@@ -150,6 +158,7 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
         web_page=web_page,
         output=output,
         paused=bool(paused),
+        interrupted_state=interrupted_state,
         farewell=it.log.read_text().removeprefix(output),
         exit_code=exit_code,
         left=left_behind(home),
@@ -247,6 +256,10 @@ def test_ctrl_c_pauses_the_deployment_and_leaves_no_process(evidence: Evidence) 
     )
     assert evidence.paused, f"the server stopped before the deployment was paused; {READ}"
     assert "Traceback" not in evidence.farewell, f"Ctrl-C is no error; {READ}"
+    assert evidence.interrupted_state == "CRASHED", (
+        f"the run that was under way is {evidence.interrupted_state}: it could not tell the server "
+        f"its end before that was stopped; {READ}"
+    )
     assert evidence.left == [], f"processes are left behind; {READ}"
     port = int(evidence.url.rsplit(":", 1)[1])
     with socket.socket() as probe:
@@ -345,6 +358,19 @@ def test_sigterm_and_a_closed_terminal_end_it_before_it_serves(
     assert handlers == {signal.default_int_handler}, f"not each of them is like Ctrl-C; {READ}"
     assert server.terminate.called, f"the server that it has started stays behind; {READ}"
     assert server.wait.called, f"it does not wait for the end of the server; {READ}"
+
+
+def test_the_end_waits_for_the_runs_that_are_under_way(
+    lesson: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow_run, get_client = Mock(), MagicMock()
+    children = SimpleNamespace(active_children=Mock(return_value=[flow_run]))
+    monkeypatch.setattr(lesson, "multiprocessing", children)
+    monkeypatch.setattr(lesson, "get_client", get_client)
+    lesson.finish()
+    client = get_client.return_value.__enter__.return_value
+    assert client.pause_deployment.called, f"the deployment is not paused; {READ}"
+    assert flow_run.join.called, f"a run cannot tell a server its end that has stopped; {READ}"
 
 
 def test_a_configured_server_that_does_not_answer_is_one_clear_line(
