@@ -237,6 +237,7 @@ def run_program(
         stderr=stderr,
         text=True,
         encoding="utf-8",
+        start_new_session=True,
     )
     is_over = patience(seconds)
     while True:
@@ -245,7 +246,7 @@ def run_program(
             return subprocess.CompletedProcess(command, process.returncode, output, errors)
         except subprocess.TimeoutExpired:
             if is_over():
-                process.kill()
+                end(process)  # with what it has started, which holds its outputs open
                 process.communicate()
                 raise too_late(command, seconds) from None
 
@@ -304,7 +305,7 @@ def background(
             end(process, stop)
 
 
-def end(process: subprocess.Popen[bytes], stop: int = signal.SIGTERM) -> None:
+def end(process: subprocess.Popen[Any], stop: int = signal.SIGTERM) -> None:
     """End a process that leads a session, and every process of it, by `stop` or else by force."""
     if sys.platform == "win32":
         process.kill()
