@@ -132,6 +132,14 @@ ADA = {
 }
 ADA_CHURN = {**ADA, "churn": 0.659}
 
+# What lessons 05 and 08 return for user 102.
+ALAN_CHURN = {
+    "user": {"user_id": 102, "name": "Alan Turing"},
+    "balance": 980.0,
+    "activity": [9, 8, 9, 10],
+    "churn": 0.028,
+}
+
 
 def read(number: str) -> str:
     """Return where to read about the lesson with this number, for the end of a message."""

@@ -28,6 +28,7 @@ from growing_place import (
     shell_blocks,
 )
 from support import (
+    ALAN_CHURN,
     Api,
     FlowRun,
     TaskRun,
@@ -46,13 +47,6 @@ PYTHON = {
     "many_users.py",
     "deploy_user_flow.py",
     "rescue_runs.py",
-}
-
-PIPELINE = {
-    "user": {"user_id": 102, "name": "Alan Turing"},
-    "balance": 980.0,
-    "activity": [9, 8, 9, 10],
-    "churn": 0.028,
 }
 
 
@@ -97,7 +91,7 @@ def test_every_block_is_run_by_a_test() -> None:
 def assert_like_threads(run: FlowRun, output: str) -> None:
     """Check that lesson 08's flow was recorded on Dask as it is with threads."""
     assert run.state == "Completed", f"{run.message}\n{output}"
-    assert ast.literal_eval(output.strip().splitlines()[-1]) == PIPELINE, READ
+    assert ast.literal_eval(output.strip().splitlines()[-1]) == ALAN_CHURN, READ
     assert "prefect.task_runner.dask" in output, f"the flow did not run on Dask; {READ}"
     assert_order(run, READ)
     balance = run.task_run("fetch_account_balance")
