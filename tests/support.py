@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -29,11 +30,12 @@ PAGE = ROOT / "LEARNINGS.md"
 SCRIPTS = sorted(path.name for path in ROOT.glob("[01][0-9]_*.py"))
 
 # What a server need not do for the lessons, on a database that has its tables: look for changes of
-# the tables, register the types of blocks, keep events and act on them. Task runs are recorded from
-# events all the same.
+# the tables, register the types of blocks (and import the libraries that bring some), keep events
+# and act on them. Task runs are recorded from events all the same.
 QUICK_SERVER = {
     "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
     "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+    "PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
 }
@@ -223,6 +225,19 @@ def wait_until(what: str, check: Callable[[], T | None], seconds: float = 20) ->
         pause = min(pause * 1.3, 0.5)  # a server that is asked too often has no time to act
 
 
+def start_session(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+    """Start a program that leads a session of its own, with the priority of this thread.
+
+    Linux gives each session a share of the processor, however low the priority of its processes.
+    """
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options)
+    if sys.platform == "linux":
+        priority = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        with suppress(OSError):  # a kernel without such shares, or a program that has ended
+            Path(f"/proc/{process.pid}/autogroup").write_text(str(priority))
+    return process
+
+
 def run_program(
     command: Sequence[str],
     folder: Path,
@@ -236,16 +251,14 @@ def run_program(
     If the tests end first, so does the program: not every one ends by Ctrl-C.
     """
     go_on(" ".join(command))
-    process = subprocess.Popen(
+    process = start_session(
         command,
         cwd=folder,
         env=environment,
-        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
         encoding="utf-8",
-        start_new_session=True,
     )
     is_over = patience(seconds)
     while True:
@@ -298,14 +311,12 @@ def background(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `command` until the end of the block, its output going to `log`; leave nothing behind."""
     with log.open("ab") as output:
-        process = subprocess.Popen(
+        process = start_session(
             command,
             cwd=ROOT,
             env={**ENVIRONMENT, "PYTHONUNBUFFERED": "1", **settings},
-            stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
         )
         try:
             yield process
@@ -381,14 +392,12 @@ class Server:
     def start(self) -> None:
         """Start it and return when it answers; its database and port stay the same."""
         log = (self.home / "server.log").open("ab")
-        self.process = subprocess.Popen(
+        self.process = start_session(
             [sys.executable, "-m", "prefect", "server", "start", f"--port={self.port}"],
             cwd=ROOT,
             env=clean_environment(PREFECT_HOME=str(self.home), **self.settings),
-            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,
         )
         log.close()
         wait_until("the server answers", self.is_up, 60)
