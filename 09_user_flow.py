@@ -18,7 +18,7 @@ from typing import Any
 
 import requests
 from prefect import flow, get_client, get_run_logger, task
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
 NAME = "user-deployment"
@@ -75,7 +75,7 @@ def local_server() -> Iterator[None]:
         deadline = time.monotonic() + SERVER_START_SECONDS
         while not is_prefect(LOCAL_API_URL):
             if server.poll() is not None or time.monotonic() > deadline:
-                sys.exit("No server on port 4200: is it taken? Find out: prefect server start")
+                sys.exit("No server on port 4200: is it taken, or slow? See: prefect server start")
             time.sleep(0.2)
         yield
     finally:
@@ -83,11 +83,11 @@ def local_server() -> Iterator[None]:
         server.wait()
 
 
-def finish() -> None:
+def finish(api_url: str) -> None:
     """Pause the deployment and wait for its runs: with one under way `.serve()` does not always."""
-    with get_client(sync_client=True) as client:
-        deployment = client.read_deployment_by_name(f"user-flow/{NAME}")
-        client.pause_deployment(deployment.id)
+    requests.get(f"{api_url}/health", timeout=5)  # raises at once if the server has gone away
+    with suppress(ObjectNotFound), get_client(sync_client=True) as client:
+        client.pause_deployment(client.read_deployment_by_name(f"user-flow/{NAME}").id)
     for flow_run in multiprocessing.active_children():
         flow_run.join()
 
@@ -123,9 +123,13 @@ def main() -> None:
                 user_flow.serve(
                     NAME, interval=interval, limit=RUN_LIMIT, print_starting_message=False
                 )
-            finish()
+            finish(api_url)
         except PrefectHTTPStatusError as error:
             sys.exit(f"The server at {api_url} refused: {error.response.status_code}")
+        except Exception:
+            if is_prefect(api_url):
+                raise
+            sys.exit(f"The server at {api_url} has gone away: user-flow/{NAME} is not paused")
 
 
 if __name__ == "__main__":

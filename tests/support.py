@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -474,7 +475,7 @@ class Api:
 
         What the server drops unanswered, as it may under load, is asked again if that is safe.
         """
-        doubles = path.endswith("/create_flow_run")
+        doubles = path.endswith("/create_flow_run") and "idempotency_key" not in options["json"]
         locked = Retry(
             total=10,
             connect=0,
@@ -506,6 +507,11 @@ class Api:
         """Return whether somebody serves the deployment with this name."""
         found = self.find_deployment(name)
         return bool(found and found["status"] == "READY" and not found["paused"])
+
+    def trigger(self, deployment_id: str, **parameters: Any) -> str:
+        """Schedule a run of the deployment, once, and return its id."""
+        body = {"parameters": parameters, "idempotency_key": str(uuid.uuid4())}
+        return str(self.post(f"/deployments/{deployment_id}/create_flow_run", body)["id"])
 
     def flow_run(self, flow_run_id: str) -> "FlowRun":
         """Return the flow run with what was recorded of it so far."""

@@ -33,10 +33,6 @@ class TeamApi(Api):
         states = self.get("/flow_run_states/", flow_run_id=flow_run_id)
         return list(states)
 
-    def trigger(self, deployment_id: str) -> str:
-        """Schedule a run and return its id."""
-        return str(self.post(f"/deployments/{deployment_id}/create_flow_run", {})["id"])
-
     def last(self, flow_run_id: str) -> str:
         """Return the name of the last state of the flow run."""
         return self.flow_run(flow_run_id).state

@@ -19,6 +19,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import requests
 from beside import beside, early
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from stub import Answer, stub
 from support import (
@@ -59,6 +60,7 @@ class Evidence:
     web_page: str
     output: str
     paused: bool
+    interrupted_run: str
     farewell: str
     exit_code: int
     left: list[str]
@@ -86,13 +88,15 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
     home = str(folder / "home")
     copy_database(empty_database, Path(home) / "prefect.db")
     script, port = script_path("09"), str(free_port())
-    copy = changed_copy(script, folder, ("USER_SECONDS = 1", "USER_SECONDS = 0.1"), ("4200", port))
+    endless = ("time.sleep(USER_SECONDS)", "time.sleep(300 if user_id == 103 else USER_SECONDS)")
+    short = ("USER_SECONDS = 1", "USER_SECONDS = 0.1")
+    copy = changed_copy(script, folder, endless, short, ("4200", port))
     api = Api(f"http://127.0.0.1:{port}/api")
     options = ("--interval", "60")
     with served_flow(api, copy, folder, *options, configured=False, PREFECT_HOME=home) as it:
-        trigger = f"/deployments/{it.deployment['id']}/create_flow_run"
         try:
-            flow_run = api.post(trigger, {"parameters": {"user_id": 102}})
+            triggered = api.trigger(it.deployment["id"], user_id=102)
+            interrupted = api.trigger(it.deployment["id"], user_id=103)  # which does not end
         except requests.HTTPError as error:
             refusal = f"{error.response.text}: the flow's parameter is user_id: int; {READ}"
             raise AssertionError(refusal) from None
@@ -108,8 +112,7 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
             wait_until("the second flow is served", lambda: api.is_ready(name), 30)
             other_deployment = api.find_deployment(name)
             assert other_deployment
-            other_trigger = f"/deployments/{other_deployment['id']}/create_flow_run"
-            waited_for = api.post(other_trigger, {})["id"]
+            waited_for = api.trigger(other_deployment["id"])
             running = "a flow run is under way when SIGTERM comes"
             wait_until(running, lambda: api.flow_run(waited_for).state == "Running", 30)
             process.send_signal(signal.SIGTERM)
@@ -117,7 +120,7 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
         second_deployment = api.find_deployment(name)
         second_run = api.flow_run(waited_for).state
         server_after_second = api.find_deployment("user-flow/user-deployment") is not None
-        run = api.ended(flow_run["id"])
+        run = api.ended(triggered)
         auto = {"deployments": {"id": {"any_": [it.deployment["id"]]}}}
         scheduled = wait_until(
             f"--interval schedules runs; {READ}",
@@ -132,6 +135,8 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
         children = psutil.Process(it.process.pid).children()
         in_reach = [child for child in children if os.getpgid(child.pid) == it.process.pid]
         servers_in_reach = [child.name() for child in in_reach if "server" in child.cmdline()]
+        at_work = "a flow run is in its task when Ctrl-C comes"
+        wait_until(at_work, lambda: api.flow_run(interrupted).recorded_task_runs(), 60)
         os.killpg(it.process.pid, signal.SIGINT)  # as a terminal does
         ctrl_c = "Ctrl-C, which must not reach the server first,"
         exit_code = exit_code_of(it.process, ctrl_c, it.log)
@@ -139,6 +144,9 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
     with closing(sqlite3.connect(Path(home) / "prefect.db")) as database:
         ((paused,),) = database.execute(
             "SELECT paused FROM deployment WHERE name = 'user-deployment'"
+        )
+        ((interrupted_run,),) = database.execute(
+            "SELECT state_name FROM flow_run WHERE id = ?", (interrupted,)
         )
     return Evidence(
         url=f"http://127.0.0.1:{port}",
@@ -150,6 +158,7 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
         web_page=web_page,
         output=output,
         paused=bool(paused),
+        interrupted_run=interrupted_run,
         farewell=it.log.read_text().removeprefix(output),
         exit_code=exit_code,
         left=left_behind(home),
@@ -246,6 +255,9 @@ def test_ctrl_c_pauses_the_deployment_and_leaves_no_process(evidence: Evidence) 
         f"Ctrl-C reaches the server, too: it may end before the deployment is paused; {READ}"
     )
     assert evidence.paused, f"the server stopped before the deployment was paused; {READ}"
+    assert evidence.interrupted_run == "Crashed", (
+        f"the run that was under way is {evidence.interrupted_run}: it was not waited for; {READ}"
+    )
     assert "Traceback" not in evidence.farewell, f"Ctrl-C is no error; {READ}"
     assert evidence.left == [], f"processes are left behind; {READ}"
     port = int(evidence.url.rsplit(":", 1)[1])
@@ -272,7 +284,7 @@ def asked(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
         asked.update(options, name=name, api_url=PREFECT_API_URL.value())
 
     monkeypatch.setattr(lesson.user_flow, "serve", serve)
-    monkeypatch.setattr(lesson, "finish", lambda: asked.update(finished=True))
+    monkeypatch.setattr(lesson, "finish", lambda url: asked.update(finished=url))
     return asked
 
 
@@ -315,7 +327,9 @@ def test_with_a_server_at_port_4200_it_starts_none(
     assert asked["api_url"] == "http://127.0.0.1:4200/api", (
         f"the URL is not pinned: every flow run starts a temporary server of its own; {READ}"
     )
-    assert asked.get("finished"), f"it ends with the deployment as `.serve()` left it; {READ}"
+    assert asked.get("finished") == asked["api_url"], (
+        f"it ends with the deployment as `.serve()` left it; {READ}"
+    )
     assert asked.get("interval") is None, f"nobody asked for an interval; {READ}"
     assert asked.get("limit") == 5, f"without a limit, all runs that are due start at once; {READ}"
 
@@ -347,17 +361,45 @@ def test_sigterm_and_a_closed_terminal_end_it_before_it_serves(
     assert server.wait.called, f"it does not wait for the end of the server; {READ}"
 
 
+@pytest.fixture
+def client(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Return what stands for Prefect's client, which reaches a server at port 4200."""
+    get_client = MagicMock()
+    monkeypatch.setattr(lesson, "get_client", get_client)
+    monkeypatch.setattr(lesson, "requests", Mock())
+    client: Mock = get_client.return_value.__enter__.return_value
+    return client
+
+
 def test_the_end_waits_for_the_runs_that_are_under_way(
-    lesson: ModuleType, monkeypatch: pytest.MonkeyPatch
+    lesson: ModuleType, client: Mock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flow_run, get_client = Mock(), MagicMock()
+    flow_run = Mock()
     children = SimpleNamespace(active_children=Mock(return_value=[flow_run]))
     monkeypatch.setattr(lesson, "multiprocessing", children)
-    monkeypatch.setattr(lesson, "get_client", get_client)
-    lesson.finish()
-    client = get_client.return_value.__enter__.return_value
+    lesson.finish(lesson.LOCAL_API_URL)
     assert client.pause_deployment.called, f"the deployment is not paused; {READ}"
     assert flow_run.join.called, f"a run cannot tell a server its end that has stopped; {READ}"
+
+
+def test_a_deployment_that_was_deleted_need_not_be_paused(lesson: ModuleType, client: Mock) -> None:
+    client.read_deployment_by_name.side_effect = ObjectNotFound(Exception())
+    lesson.finish(lesson.LOCAL_API_URL)
+    assert client.read_deployment_by_name.called, f"it pauses another one; {READ}"
+
+
+def test_a_server_that_has_gone_away_is_one_clear_line(
+    lesson: ModuleType,
+    as_written: ModuleType,
+    refusal: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lesson, "finish", Mock(side_effect=as_written.finish))
+    monkeypatch.setattr(lesson, "is_prefect", Mock(side_effect=[True, False]))
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):
+        line = refusal()
+    gone = "The server at http://127.0.0.1:1/api has gone away"
+    assert line == f"{gone}: user-flow/user-deployment is not paused", READ
 
 
 def test_a_configured_server_that_does_not_answer_is_one_clear_line(
@@ -392,7 +434,7 @@ def test_a_port_taken_by_another_program_is_one_clear_line(empty_folder: Path) -
     with stub(lambda _: Answer(404, "nothing here")) as server:
         port = server.url.rsplit(":", 1)[1]
         result = run_script(changed_copy(script_path("09"), empty_folder, ("4200", port)))
-    assert_one_line(result, f"No server on port {port}: is it taken?")
+    assert_one_line(result, f"No server on port {port}: is it taken, or slow?")
 
 
 def test_the_story_is_the_common_one(path: Path) -> None:
