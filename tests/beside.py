@@ -93,11 +93,13 @@ def needed(items: list[pytest.Item]) -> list[str]:
 
 
 def sort_by_waiting(items: list[pytest.Item]) -> None:
-    """Put off the tests that wait for work, and to the end what waits for all of it."""
+    """Put off the tests that wait for work, late work most, and to the end what waits for all."""
 
     def rank(item: pytest.Item) -> int:
-        waits = item.name in WORK or not set(fixtures(item)).isdisjoint(WORK)
-        return 2 if "undisturbed" in fixtures(item) else int(waits)
+        if "undisturbed" in fixtures(item):
+            return 3
+        waits = {name for name in (item.name, *fixtures(item)) if name in WORK}
+        return 2 if waits.difference(EARLY) else int(bool(waits))
 
     items.sort(key=rank)
 
@@ -125,7 +127,8 @@ def at_work(request: pytest.FixtureRequest) -> Iterator["Crew"]:
         members = [threads.submit(crew.work) for _ in range(AT_ONCE)]
         try:
             # First what can begin before the session's server runs.
-            for name in sorted(crew.under_way, key=lambda name: bool(borrowed(name))):
+            order = {name: (name not in EARLY, bool(borrowed(name))) for name in crew.under_way}
+            for name in sorted(order, key=lambda name: order[name]):
                 crew.add(name, arguments(request, name))
             yield crew
         finally:

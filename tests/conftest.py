@@ -14,7 +14,7 @@ from typing import Any
 
 import certifi
 import pytest
-from beside import Crew, Keep, at_work, beside, early, own_fixtures, sort_by_waiting, start_cases
+from beside import Crew, Keep, at_work, early, own_fixtures, sort_by_waiting, start_cases
 from forked import start_early
 from support import (
     GIVE_UP,
@@ -203,7 +203,7 @@ def recorded_served(
     return record_served(TRANSCRIPTS, api, empty_folder)
 
 
-@beside
+@early
 def served(
     api: Api,
     empty_folder: Path,

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,8 @@ def kill(process: psutil.Process) -> None:
     """Kill the process and all that it has started, as a power cut does."""
     family = [process, *process.children(recursive=True)]
     for member in family:
-        member.kill()
+        with suppress(psutil.NoSuchProcess):  # it has just ended by itself
+            member.kill()
     psutil.wait_procs(family, 10)
 
 

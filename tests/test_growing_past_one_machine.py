@@ -16,7 +16,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 import requests
-from beside import Keep, beside, first
+from beside import Keep, beside, early, first
 from growing_place import (
     READ,
     SHELL,
@@ -111,7 +111,7 @@ def assert_like_threads(run: FlowRun, output: str) -> None:
     }, f"the page says which two arrows of the run graph Dask does not draw; {READ}"
 
 
-@beside
+@early
 def test_the_pipeline_runs_unchanged_on_a_dask_cluster_of_processes(
     empty_folder: Path, api: Api
 ) -> None:
@@ -161,7 +161,7 @@ def test_the_pipeline_runs_unchanged_on_a_dask_scheduler(folder: Folder, api: Ap
 MANY_USERS_SCALE = 0.5
 
 
-@beside
+@early
 def test_many_users_run_at_once(empty_folder: Path, api: Api) -> None:
     folder = readers_folder(empty_folder, api, MANY_USERS_SCALE)
     line, _ = shell("many users", (" 6", " 3")).splitlines()
