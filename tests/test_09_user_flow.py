@@ -394,12 +394,24 @@ def test_a_server_that_has_gone_away_is_one_clear_line(
     refusal: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lesson, "finish", Mock(side_effect=as_written.finish))
+    get_client = Mock(side_effect=TimeoutError)
+    monkeypatch.setattr(as_written, "get_client", get_client)
+    monkeypatch.setattr(lesson, "finish", as_written.finish)
     monkeypatch.setattr(lesson, "is_prefect", Mock(side_effect=[True, False]))
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):
         line = refusal()
     gone = "The server at http://127.0.0.1:1/api has gone away"
     assert line == f"{gone}: user-flow/user-deployment is not paused", READ
+    assert not get_client.called, f"Prefect's client tries for a minute to reach it; {READ}"
+
+
+def test_another_error_is_not_taken_for_a_server_that_has_gone_away(
+    lesson: ModuleType, refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lesson, "finish", Mock(side_effect=ZeroDivisionError))
+    monkeypatch.setattr(lesson, "is_prefect", Mock(return_value=True))
+    with pytest.raises(ZeroDivisionError):
+        refusal()
 
 
 def test_a_configured_server_that_does_not_answer_is_one_clear_line(
