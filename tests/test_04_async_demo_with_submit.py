@@ -1,6 +1,5 @@
 """Lesson 04: submitted, independent tasks run at the same time."""
 
-import time
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +12,6 @@ from support import (
     STORY,
     FlowRun,
     assert_elapsed,
-    load_lesson,
     read,
     script_path,
     told,
@@ -58,13 +56,12 @@ def test_the_result_is_the_one_of_the_sequential_flow(
     lesson: ModuleType,
     record: Callable[..., FlowRun],
     slept: list[float],
-    monkeypatch: pytest.MonkeyPatch,
+    load_scaled: Callable[[Path, float], ModuleType],
 ) -> None:
     run = record(lesson.async_flow, 102)
     seconds = [lesson.USER_SECONDS, lesson.BALANCE_SECONDS, lesson.ACTIVITY_SECONDS]
     assert sorted(slept) == seconds, f"each lookup takes a time of its own; {READ}"
-    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
-    sequential = load_lesson(script_path("03"))
+    sequential = load_scaled(script_path("03"), 0)
     expected = {
         "user": sequential.fetch_user_info.fn(102),
         "balance": sequential.fetch_account_balance.fn(102),

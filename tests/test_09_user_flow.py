@@ -289,11 +289,17 @@ def asked(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
 
 
 @pytest.fixture
+def no_signals(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the lesson set no handler; `signal` itself is Prefect's, too, in other threads."""
+    quiet = SimpleNamespace(**{**vars(signal), "signal": Mock()})
+    monkeypatch.setattr(lesson, "signal", quiet)
+
+
+@pytest.fixture
 def refusal(
-    lesson: ModuleType, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    lesson: ModuleType, asked: dict[str, Any], no_signals: None, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., str]:
     """Return a function that runs the lesson with these options, and what it says when it ends."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
 
     def refusal(*options: str) -> str:
         monkeypatch.setattr(sys, "argv", ["09_user_flow.py", *options])
@@ -315,11 +321,11 @@ def programs(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Mock:
     return start
 
 
+@pytest.mark.usefixtures("no_signals")
 def test_with_a_server_at_port_4200_it_starts_none(
     lesson: ModuleType, programs: Mock, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lesson, "is_prefect", Mock(return_value=True))
-    monkeypatch.setattr(signal, "signal", Mock())
     with temporary_settings({PREFECT_API_URL: None}):
         lesson.main()
     assert not programs.called, f"it starts a second server beside the one that runs; {READ}"
