@@ -17,7 +17,7 @@ from support import (
     told,
 )
 
-SCALE = 0.3
+SCALE = 0.5
 READ = read("05")
 
 

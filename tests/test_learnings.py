@@ -475,7 +475,7 @@ def run_attempt(attempt: Attempt, api: Api, folder: Path) -> Observed:
     return observed
 
 
-@early
+@beside
 def tried(
     api: Api, items: list[pytest.Item], empty_folder: Path
 ) -> dict[Attempt, Future[Observed]]:
