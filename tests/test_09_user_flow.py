@@ -75,10 +75,10 @@ class Evidence:
 def exit_code_of(process: subprocess.Popen[bytes], signal: str, log: Path) -> int:
     """Return the exit code of a process that the signal ends."""
     try:
-        return process.wait(30)
+        return process.wait(60)
     except subprocess.TimeoutExpired:
         said = f"{READ}\n{log.read_text()}"
-        raise AssertionError(f"{signal} does not end it within 30 s; {said}") from None
+        raise AssertionError(f"{signal} does not end it within 60 s; {said}") from None
 
 
 @early
