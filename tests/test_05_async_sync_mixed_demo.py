@@ -17,7 +17,7 @@ from support import (
     told,
 )
 
-SCALE = 0.5
+SCALE = 0.4
 READ = read("05")
 
 
