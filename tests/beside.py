@@ -123,12 +123,15 @@ def at_work(request: pytest.FixtureRequest) -> Iterator["Crew"]:
     items = [item for item in request.session.items if not is_skipped(item)]
     wanted = Counter(name for item in items for name in fixtures(item))
     crew = Crew(needed(items), wanted)
+
+    def rank(name: str) -> tuple[bool, bool]:
+        return name not in EARLY, bool(borrowed(name))
+
     with ThreadPoolExecutor(AT_ONCE) as threads:
         members = [threads.submit(crew.work) for _ in range(AT_ONCE)]
         try:
-            # First what can begin before the session's server runs.
-            order = {name: (name not in EARLY, bool(borrowed(name))) for name in crew.under_way}
-            for name in sorted(order, key=lambda name: order[name]):
+            # The early work first, and of that what can begin before the session's server runs.
+            for name in sorted(crew.under_way, key=rank):
                 crew.add(name, arguments(request, name))
             yield crew
         finally:

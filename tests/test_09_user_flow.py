@@ -102,11 +102,11 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
             raise AssertionError(refusal) from None
         second = folder / "second"
         second.mkdir()
-        names = (
+        changes = (
             ('"user-deployment"', '"second-deployment"'),
             ("USER_SECONDS = 0.1", "USER_SECONDS = 2"),
         )
-        other = changed_copy(copy, second, *names)
+        other = changed_copy(copy, second, *changes)
         with background([sys.executable, str(other)], second / "log", PREFECT_HOME=home) as process:
             name = "user-flow/second-deployment"
             wait_until("the second flow is served", lambda: api.is_ready(name), 30)
