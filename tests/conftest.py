@@ -159,6 +159,26 @@ def slept(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seconds
 
 
+@pytest.fixture
+def submitted(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the names of the lesson's tasks that are submitted in this test, and not called."""
+    names: list[str] = []
+
+    def noting(step: Task[..., Any]) -> Callable[..., Any]:
+        submit = step.submit
+
+        def noted(*arguments: Any, **keywords: Any) -> Any:
+            names.append(step.name)
+            return submit(*arguments, **keywords)
+
+        return noted
+
+    for step in vars(lesson).values():
+        if isinstance(step, Task):
+            monkeypatch.setattr(step, "submit", noting(step))
+    return names
+
+
 @task
 def marker() -> None:
     """Mark a point in the stream of events that the server works through."""

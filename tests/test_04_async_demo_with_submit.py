@@ -56,9 +56,11 @@ def test_the_result_is_the_one_of_the_sequential_flow(
     lesson: ModuleType,
     record: Callable[..., FlowRun],
     slept: list[float],
+    submitted: list[str],
     load_scaled: Callable[[Path, float], ModuleType],
 ) -> None:
     run = record(lesson.async_flow, 102)
+    assert set(submitted) == set(LOOKUPS), f"a lookup is called instead of submitted; {READ}"
     seconds = [lesson.USER_SECONDS, lesson.BALANCE_SECONDS, lesson.ACTIVITY_SECONDS]
     assert sorted(slept) == seconds, f"each lookup takes a time of its own; {READ}"
     sequential = load_scaled(script_path("03"), 0)

@@ -47,9 +47,15 @@ def test_the_run_is_recorded_with_its_result(run: FlowRun) -> None:
 
 
 def test_the_flow_is_about_the_user_asked_for(
-    lesson: ModuleType, record: Callable[..., FlowRun], slept: list[float]
+    lesson: ModuleType,
+    record: Callable[..., FlowRun],
+    slept: list[float],
+    submitted: list[str],
 ) -> None:
     run = record(lesson.mixed_flow, 102)
+    assert {"fetch_account_balance", "fetch_recent_activity"} <= set(submitted), (
+        f"a lookup that need not wait is called instead of submitted; {READ}"
+    )
     assert run.value == ALAN_CHURN, f"the flow is about another user; {READ}"
     lookups = [lesson.BALANCE_SECONDS, lesson.ACTIVITY_SECONDS]
     assert slept[0] == lesson.USER_SECONDS, f"the user takes another time; {READ}"

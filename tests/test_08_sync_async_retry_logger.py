@@ -193,9 +193,15 @@ def test_every_step_is_logged(run: FlowRun) -> None:
 
 @pytest.mark.usefixtures("outages", "slept")
 def test_the_flow_is_about_the_user_asked_for(
-    lesson: ModuleType, record: Callable[..., FlowRun], delivered: dict[str, str]
+    lesson: ModuleType,
+    record: Callable[..., FlowRun],
+    delivered: dict[str, str],
+    submitted: list[str],
 ) -> None:
     run = record(lesson.pipeline_flow, 102)
+    assert {"fetch_account_balance", "fetch_recent_activity"} <= set(submitted), (
+        f"a lookup that need not wait is called instead of submitted; {READ}"
+    )
     assert run.value == ALAN_CHURN, f"the flow is about another user; {READ}"
     message = "Alan Turing leaves with a probability of 3%"
     assert list(delivered.values()) == [message], f"the message is about another user; {READ}"
