@@ -129,7 +129,8 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
         task = f"fetch_user_info is a task, and a task run of each flow run; {READ}"
         wait_until(task, run.has_ended_task_runs)
         task_runs = run.task_runs()
-        records = wait_until("the server recorded the logs", run.logs)
+        logged = f"the server has what the flow logs, by get_run_logger(); {READ}"
+        records = wait_until(logged, run.logs)
         web_page = requests.get(f"http://127.0.0.1:{port}/", timeout=10).text
         output = it.log.read_text()
         children = psutil.Process(it.process.pid).children()
