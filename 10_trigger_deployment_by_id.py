@@ -12,7 +12,6 @@ import uuid
 from typing import Any
 
 import requests
-from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema
 
 DEFAULT_API_URL = "http://127.0.0.1:4200/api"
 TIMEOUT_SECONDS = 10
@@ -84,11 +83,10 @@ def main() -> None:
     except ValueError:
         sys.exit(f"{arguments.deployment_id!r} is no deployment id (a UUID); lesson 11 finds it")
     try:
-        parameters = parse_parameters(arguments.param)
-        flow_run = trigger_deployment(api_url, deployment_id, parameters)
-    except (MissingSchema, InvalidSchema, InvalidURL):
-        sys.exit(f"{api_url!r} is no API URL; one looks like {DEFAULT_API_URL}")
+        flow_run = trigger_deployment(api_url, deployment_id, parse_parameters(arguments.param))
     except requests.RequestException as error:
+        if isinstance(error, ValueError):  # what requests raises for a URL that is none
+            sys.exit(f"{api_url!r} is no API URL; one looks like {DEFAULT_API_URL}")
         sys.exit(f"No answer from {api_url} ({type(error).__name__}): is a server up?")
     except (OSError, LookupError, ValueError) as error:
         sys.exit(str(error))

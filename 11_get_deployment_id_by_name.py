@@ -10,7 +10,6 @@ import sys
 from urllib.parse import quote
 
 import requests
-from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema
 
 DEFAULT_API_URL = "http://127.0.0.1:4200/api"
 TIMEOUT_SECONDS = 10
@@ -62,9 +61,9 @@ def main() -> None:
         sys.exit("An API URL carries no credentials; lesson 12 sends PREFECT_API_AUTH_STRING")
     try:
         print(get_deployment_id(api_url, arguments.name))
-    except (MissingSchema, InvalidSchema, InvalidURL):
-        sys.exit(f"{api_url!r} is no API URL; one looks like {DEFAULT_API_URL}")
     except requests.RequestException as error:
+        if isinstance(error, ValueError):  # what requests raises for a URL that is none
+            sys.exit(f"{api_url!r} is no API URL; one looks like {DEFAULT_API_URL}")
         sys.exit(f"No answer from {api_url} ({type(error).__name__}): is a server up?")
     except (OSError, LookupError, ValueError) as error:
         sys.exit(str(error))
