@@ -47,12 +47,6 @@ def make_session(api_url: str) -> requests.Session:
     if (login or key) and api_url.startswith("http://") and not local:
         say("Warning: http:// sends the credentials unencrypted; use https://")
     basic = base64.b64encode(login.encode()).decode()
-
-    def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if login or key:
-            request.headers["Authorization"] = f"Basic {basic}" if login else f"Bearer {key}"
-        return request
-
     retry = Retry(
         total=10,
         read=6,  # SQLite may keep a server from answering for a minute
@@ -65,7 +59,9 @@ def make_session(api_url: str) -> requests.Session:
         raise_on_status=False,
     )
     session = requests.Session()
-    session.auth = authorize  # always, or a .netrc would be read
+    session.auth = lambda request: request  # or a .netrc would be read
+    if login or key:
+        session.headers["Authorization"] = f"Basic {basic}" if login else f"Bearer {key}"
     session.mount("http://", HTTPAdapter(max_retries=retry))
     session.mount("https://", HTTPAdapter(max_retries=retry))
     session.mount(f"{api_url}/flow_run_states/", HTTPAdapter())  # waiting asks again anyway
