@@ -6,14 +6,14 @@ Notice: it starts a Prefect server unless one is running, and ends when you pres
 """
 
 import argparse
-import math
 import multiprocessing
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import requests
@@ -24,7 +24,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 NAME = "user-deployment"
 USER_SECONDS = 1
 SERVER_START_SECONDS = 60
-RUN_LIMIT = 5  # flow runs at the same time, each a process; without it, all that are due
+LIMIT = 5  # flow runs at the same time, each a process; without it, all that are due
 LOCAL_API_URL = "http://127.0.0.1:4200/api"
 NEXT = """Next, in another terminal:
   python 11_get_deployment_id_by_name.py
@@ -54,15 +54,20 @@ def user_flow(user_id: int = 101) -> dict[str, Any]:
 def is_prefect(api_url: str) -> bool:
     """Return whether a Prefect server answers at `api_url`, if only to ask for credentials."""
     try:
-        response = requests.get(f"{api_url}/health", timeout=5)
+        response = requests.get(f"{api_url}/health", timeout=10)
         return response.status_code in (401, 403) or response.json() is True
     except requests.RequestException:
         return False
 
 
 @contextmanager
-def local_server() -> Iterator[None]:
-    """Run `prefect server start` on port 4200 during the block; exit if it does not answer."""
+def running_server(api_url: str) -> Iterator[None]:
+    """Use the server at `api_url`, else run one at port 4200 during the block, else exit."""
+    if is_prefect(api_url):
+        yield
+        return
+    if PREFECT_API_URL.value():
+        sys.exit(f"No Prefect server at {api_url}: start one, or unset PREFECT_API_URL")
     server = subprocess.Popen(
         [sys.executable, "-m", "prefect", "server", "start", "--host=127.0.0.1", "--port=4200"],
         stdout=subprocess.DEVNULL,
@@ -73,7 +78,7 @@ def local_server() -> Iterator[None]:
     )
     try:
         deadline = time.monotonic() + SERVER_START_SECONDS
-        while not is_prefect(LOCAL_API_URL):
+        while not is_prefect(api_url):
             if server.poll() is not None or time.monotonic() > deadline:
                 sys.exit("No server on port 4200: is it taken, or slow? See: prefect server start")
             time.sleep(0.2)
@@ -85,51 +90,39 @@ def local_server() -> Iterator[None]:
 
 def finish(api_url: str) -> None:
     """Pause the deployment and wait for its runs: with one under way `.serve()` does not always."""
-    requests.get(f"{api_url}/health", timeout=5)  # raises at once if the server has gone away
+    if not is_prefect(api_url):
+        sys.exit(f"The server at {api_url} has gone away: user-flow/{NAME} is not paused")
     with suppress(ObjectNotFound), get_client(sync_client=True) as client:
         client.pause_deployment(client.read_deployment_by_name(f"user-flow/{NAME}").id)
     for flow_run in multiprocessing.active_children():
         flow_run.join()
 
 
-def seconds(text: str) -> float:
-    """Return `text` as a number of seconds above 0; exit if it is none."""
-    with suppress(ValueError):
-        if 0 < float(text) < math.inf:
-            return float(text)
-    sys.exit(f"--interval takes a number of seconds above 0, such as 60, not {text!r}")
-
-
 def main() -> None:
     """Serve on the configured server, else on the one at port 4200, else on one of our own."""
     parser = argparse.ArgumentParser(description="Serve user_flow as user-flow/user-deployment.")
-    parser.add_argument("--interval", type=seconds, metavar="SECONDS", help="run it by itself, too")
-    interval = parser.parse_args().interval
+    parser.add_argument("--interval", metavar="SECONDS", help="run it by itself, too")
+    text = parser.parse_args().interval
+    if text is not None and not re.fullmatch("[1-9][0-9]{0,7}", text):
+        sys.exit(f"--interval takes a whole number of seconds, such as 60, not {text!r}")
+    interval = int(text) if text else None
     for name in ("SIGTERM", "SIGHUP"):  # both end it as Ctrl-C does; Windows has no SIGHUP
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
             signal.signal(getattr(signal, name), signal.default_int_handler)
     api_url = PREFECT_API_URL.value() or LOCAL_API_URL
-    with suppress(KeyboardInterrupt), ExitStack() as stack:
-        if not is_prefect(api_url):
-            if PREFECT_API_URL.value():
-                sys.exit(f"No Prefect server at {api_url}: start one, or unset PREFECT_API_URL")
-            stack.enter_context(local_server())
+    try:
         # Pinned, or every flow run would start a temporary server of its own.
-        stack.enter_context(temporary_settings({PREFECT_API_URL: api_url}))
-        print(f"Serving user-flow/{NAME} at {api_url}, web page {PREFECT_UI_URL.value()}")
-        print(NEXT, flush=True)
-        try:
-            with suppress(SystemExit):  # what SIGTERM is to Prefect
-                user_flow.serve(
-                    NAME, interval=interval, limit=RUN_LIMIT, print_starting_message=False
-                )
-            finish(api_url)
-        except PrefectHTTPStatusError as error:
-            sys.exit(f"The server at {api_url} refused: {error.response.status_code}")
-        except Exception:
-            if is_prefect(api_url):
-                raise
-            sys.exit(f"The server at {api_url} has gone away: user-flow/{NAME} is not paused")
+        with running_server(api_url), temporary_settings({PREFECT_API_URL: api_url}):
+            print(f"Serving user-flow/{NAME} at {api_url}, web page {PREFECT_UI_URL.value()}")
+            print(NEXT, flush=True)
+            try:
+                user_flow.serve(NAME, interval=interval, limit=LIMIT, print_starting_message=False)
+            finally:  # Ctrl-C ends it as usual, SIGTERM with SystemExit
+                finish(api_url)
+    except KeyboardInterrupt:
+        pass
+    except PrefectHTTPStatusError as error:
+        sys.exit(f"The server at {api_url} refused: {error.response.status_code}")
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def serving(place: Place, poll_seconds: int, limit: int = 5) -> Iterator[None]:
     folder.environment["PREFECT_RUNNER_POLL_FREQUENCY"] = str(poll_seconds)
     script = folder.path / "served.py"
     text = (folder.path / script_path("09").name).read_text(encoding="utf-8")
-    script.write_text(changed(text, ("RUN_LIMIT = 5", f"RUN_LIMIT = {limit}")), encoding="utf-8")
+    script.write_text(changed(text, ("LIMIT = 5", f"LIMIT = {limit}")), encoding="utf-8")
     with tree(folder, f"python {script.name}", "Serving"):
 
         def is_ready() -> bool:

@@ -407,10 +407,7 @@ class Server:
         """Return whether it answers, and fail if it has ended."""
         ended = self.process is None or self.process.poll() is not None
         assert not ended, (self.home / "server.log").read_text()
-        try:
-            return bool(requests.get(f"{self.api_url}/health", timeout=5).ok)
-        except requests.RequestException:
-            return False
+        return Api(self.api_url).answers()
 
     def stop(self) -> None:
         """Stop it and wait for its end."""
@@ -493,6 +490,13 @@ class Api:
             )
         response.raise_for_status()
         return response
+
+    def answers(self) -> bool:
+        """Return whether the server answers."""
+        try:
+            return requests.get(f"{self.url}/health", timeout=5).ok
+        except requests.RequestException:
+            return False
 
     def find_deployment(self, name: str) -> dict[str, Any] | None:
         """Return the deployment with this name, if there is one."""
@@ -704,27 +708,26 @@ class Served:
     log: Path
 
 
+def await_served(api: Api, deployment: str, process: subprocess.Popen[bytes], log: Path) -> Served:
+    """Return what the process serves, once its deployment, which has this name, is ready."""
+    name = f"user-flow/{deployment}"
+    idea = f"{name} is served, by .serve() and under this name; {read('09')}"
+    wait_until(idea, lambda: goes_on(process, log) and api.is_ready(name), 60)
+    found = api.find_deployment(name)
+    assert found
+    return Served(api, found, process, log)
+
+
+def goes_on(process: subprocess.Popen[bytes], log: Path) -> bool:
+    """Return that the process, which is lesson 09 and has this log, has not ended, or fail."""
+    assert process.poll() is None, f"serving ended: {log.read_text()}; {read('09')}"
+    return True
+
+
 @contextmanager
-def served_flow(
-    api: Api, script: Path, folder: Path, *options: str, configured: bool = True, **settings: str
-) -> Iterator[Served]:
-    """Run lesson 09, `script`, during the block, once its deployment is ready.
-
-    It is told of the API by PREFECT_API_URL, or has to find it itself if not `configured`.
-    """
+def served_flow(api: Api, script: Path, folder: Path, **settings: str) -> Iterator[Served]:
+    """Run lesson 09, `script`, on the API's server during the block, once its flow is served."""
     log = folder / "serve.log"
-    if configured:
-        settings["PREFECT_API_URL"] = api.url
-    name = "user-flow/user-deployment"
-    command = [sys.executable, str(script), *options]
-    with background(command, log, signal.SIGTERM, **settings) as process:
-
-        def check() -> bool:
-            assert process.poll() is None, f"serving ended: {log.read_text()}; {read('09')}"
-            return api.is_ready(name)
-
-        idea = f"{name} is served, by .serve() and under this name; {read('09')}"
-        wait_until(idea, check, 60)
-        deployment = api.find_deployment(name)
-        assert deployment
-        yield Served(api, deployment, process, log)
+    command = [sys.executable, str(script)]
+    with background(command, log, signal.SIGTERM, PREFECT_API_URL=api.url, **settings) as process:
+        yield await_served(api, "user-deployment", process, log)

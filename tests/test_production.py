@@ -56,7 +56,7 @@ def protected(empty_database: Path, keep: Keep) -> Server:
 def guarded(protected: Server, empty_folder: Path, keep: Keep) -> Served:
     """Return lesson 09 serving on that server, and polling it."""
     # One flow run that does not end, and no other: what is triggered here is not to be run.
-    changes = (("USER_SECONDS = 1", "USER_SECONDS = 300"), ("RUN_LIMIT = 5", "RUN_LIMIT = 1"))
+    changes = (("USER_SECONDS = 1", "USER_SECONDS = 300"), ("LIMIT = 5", "LIMIT = 1"))
     script = changed_copy(script_path("09"), empty_folder, *changes)
     api = Api(protected.api_url, ("admin", "sesame"))
     return keep(served_flow(api, script, empty_folder, PREFECT_API_AUTH_STRING=LOGIN))
@@ -179,7 +179,7 @@ def killed(api: Api, empty_folder: Path) -> list[Counter[str]]:
     """
     name, settings = "user-flow/killed", {"PREFECT_API_URL": api.url}
     endless = (('"user-deployment"', '"killed"'), ("USER_SECONDS = 1", "USER_SECONDS = 300"))
-    one_by_one = ("RUN_LIMIT = 5", "RUN_LIMIT = 1")
+    one_by_one = ("LIMIT = 5", "LIMIT = 1")
     script = changed_copy(script_path("09"), empty_folder, one_by_one, *endless)
     command = [sys.executable, str(script)]
 
