@@ -6,6 +6,7 @@ Notice: it starts a Prefect server unless one is running, and ends when you pres
 """
 
 import argparse
+import logging
 import multiprocessing
 import re
 import signal
@@ -109,6 +110,8 @@ def main() -> None:
     for name in ("SIGTERM", "SIGHUP"):  # both end it as Ctrl-C does; Windows has no SIGHUP
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
             signal.signal(getattr(signal, name), signal.default_int_handler)
+    # Where the end interrupts Prefect's own work, asyncio would log that as an error.
+    logging.getLogger("asyncio").addFilter(lambda it: "asyncio.run() shutdown" not in it.msg)
     api_url = PREFECT_API_URL.value() or LOCAL_API_URL
     try:
         # Pinned, or every flow run would start a temporary server of its own.

@@ -1,5 +1,7 @@
 """Lesson 09: `.serve()` makes a deployment, and a process that runs it when asked."""
 
+import asyncio
+import logging
 import os
 import signal
 import socket
@@ -7,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +17,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock, Mock
 
+import anyio
 import psutil  # type: ignore[import-untyped]
 import pytest
 import requests
@@ -284,6 +287,8 @@ def asked(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     def serve(name: str, **options: Any) -> None:
         asked.update(options, name=name, api_url=PREFECT_API_URL.value())
 
+    # What the lesson adds goes again.
+    monkeypatch.setattr(logging.getLogger("asyncio"), "filters", [])
     monkeypatch.setattr(lesson.user_flow, "serve", serve)
     monkeypatch.setattr(lesson, "finish", lambda url: asked.update(finished=url))
     return asked
@@ -366,6 +371,28 @@ def test_sigterm_and_a_closed_terminal_end_it_before_it_serves(
     assert handlers == {signal.default_int_handler}, f"not each of them is like Ctrl-C; {READ}"
     assert server.terminate.called, f"the server that it has started stays behind; {READ}"
     assert server.wait.called, f"it does not wait for the end of the server; {READ}"
+
+
+@pytest.mark.usefixtures("no_signals", "programs", "asked")
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+def test_an_end_amid_prefects_own_work_is_not_logged_as_an_error(
+    lesson: ModuleType,
+    end: type[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def poll() -> None:
+        raise end  # as from a signal's handler
+
+    async def run() -> None:
+        async with anyio.create_task_group() as loops:
+            loops.start_soon(poll)
+
+    monkeypatch.setattr(lesson.user_flow, "serve", lambda *_, **__: asyncio.run(run()))
+    monkeypatch.setattr(lesson, "is_prefect", Mock(return_value=True))
+    with suppress(SystemExit):
+        lesson.main()
+    assert "Traceback" not in caplog.text, f"it ends as it was told to, which is no error; {READ}"
 
 
 @pytest.fixture
