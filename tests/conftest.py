@@ -14,6 +14,7 @@ from typing import Any
 
 import certifi
 import pytest
+from _pytest import runner
 from beside import Crew, Keep, at_work, early, own_fixtures, sort_by_waiting, start_cases
 from forked import start_early
 from support import (
@@ -59,6 +60,10 @@ replace_environment(_environment)
 # Only for the flows in this process: a script is told by the test which server it is to use.
 PORT = free_port()
 os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{PORT}/api"
+
+# pytest sets and removes a variable for each test, while flows in other threads read them all.
+assert hasattr(runner, "_update_current_test_var")
+runner._update_current_test_var = lambda item, when: None
 
 # A script may start pytest with Ctrl-C ignored, and so would the lessons be, which end by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
