@@ -62,7 +62,6 @@ PORT = free_port()
 os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{PORT}/api"
 
 # pytest sets and removes a variable for each test, while flows in other threads read them all.
-assert hasattr(runner, "_update_current_test_var")
 runner._update_current_test_var = lambda item, when: None
 
 # A script may start pytest with Ctrl-C ignored, and so would the lessons be, which end by it.
@@ -244,6 +243,7 @@ def served(
 @pytest.fixture(scope="session")
 def crew(request: pytest.FixtureRequest) -> Iterator[Crew]:
     """Return those who do what is done beside the tests."""
+    assert "PYTEST_CURRENT_TEST" not in os.environ, "pytest changes what other threads read"
     with at_work(request) as crew:
         yield crew
         GIVE_UP.set()
