@@ -1,5 +1,6 @@
 """Lesson 08: the whole pipeline, the template to copy."""
 
+import re
 from collections.abc import Callable
 from logging import ERROR, INFO, WARNING
 from pathlib import Path
@@ -232,7 +233,10 @@ def test_every_run_sends_a_message_of_its_own(
 def test_the_elapsed_time_is_that_of_the_flow(run: FlowRun) -> None:
     first, *_, last = run.task_runs()
     steps = (last.end - first.start).total_seconds()
-    said = float(run.logs()[-1][1].removeprefix("Finished in ").removesuffix(" s"))
+    _, text, _ = run.logs()[-1]
+    elapsed = re.fullmatch(r"Finished in ([0-9.]+) s", text)
+    assert elapsed, f"the last record is {text!r}: does get_run_logger() log the flow's end? {READ}"
+    said = float(elapsed[1])
     rounded = 0.06  # one digit is logged
     assert steps - rounded <= said <= run.seconds + rounded, (
         f"the log tells {said} s; the steps took {steps} s and the flow run {run.seconds} s; {READ}"
