@@ -204,13 +204,7 @@ def record(api: Api) -> Callable[..., FlowRun]:
             lambda: api.post("/task_runs/filter", {"task_runs": {"id": {"any_": [mark]}}}),
         )
         flow_run = api.flow_run(flow_run_id)
-        wait_until(
-            "the server recorded the logs",
-            lambda: any(
-                text.startswith("Finished in state") and task_name is None
-                for _, text, task_name in flow_run.logs(prefect=True)
-            ),
-        )
+        wait_until("the server recorded the logs", flow_run.has_logged_its_end)
         flow_run.value = state.result(raise_on_failure=False)
         return flow_run
 

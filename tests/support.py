@@ -650,16 +650,24 @@ class FlowRun:
             for parent in node["parents"]
         }
 
+    def records(self) -> list[dict[str, Any]]:
+        """Return the log records, Prefect's own among them, in order."""
+        body = {"logs": {"flow_run_id": {"any_": [self.id]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
+        return list(self.api.post("/logs/filter", body))
+
+    def has_logged_its_end(self) -> bool:
+        """Return whether the last record of a flow run is there, which Prefect writes."""
+        return any(
+            record["message"].startswith("Finished in state") and record["task_run_id"] is None
+            for record in self.records()
+        )
+
     def logs(self, *, prefect: bool = False) -> list[tuple[int, str, str | None]]:
         """Return the level, text and task (or None) of the records, Prefect's own if asked to."""
         names = {run.data["id"]: run.task for run in self.task_runs()}
-        records = self.api.post(
-            "/logs/filter",
-            {"logs": {"flow_run_id": {"any_": [self.id]}}, "sort": "TIMESTAMP_ASC", "limit": 200},
-        )
         return [
             (record["level"], record["message"], names.get(record["task_run_id"]))
-            for record in records
+            for record in self.records()
             if prefect or not PREFECTS_OWN.match(record["message"])
         ]
 
