@@ -22,6 +22,8 @@ from threading import Event
 from types import ModuleType
 from typing import Any, TypeVar
 
+import psutil  # type: ignore[import-untyped]
+import pytest
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
@@ -40,6 +42,9 @@ QUICK_SERVER = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
 }
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to send")
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows `end` kills, whatever it is told
 
 # How the log records begin that Prefect writes by itself.
 PREFECTS_OWN = re.compile(
@@ -191,6 +196,8 @@ def clean_environment(**settings: str) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         # No server here protects itself by tokens, but every client would ask for one.
         "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
+        # What is printed is read as UTF-8, also where the system has another encoding.
+        "PYTHONUTF8": "1",
     }
     return {**kept, **spared, **settings}
 
@@ -325,10 +332,20 @@ def background(
             end(process, stop)
 
 
+def kill(process: psutil.Process) -> None:
+    """Kill the process and all that it has started, as a power cut does."""
+    family = [process, *process.children(recursive=True)]
+    for member in family:
+        with suppress(psutil.NoSuchProcess):  # it has just ended by itself
+            member.kill()
+    psutil.wait_procs(family, 10)
+
+
 def end(process: subprocess.Popen[Any], stop: int = signal.SIGTERM) -> None:
     """End a process that leads a session, and every process of it, by `stop` or else by force."""
     if sys.platform == "win32":
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            kill(psutil.Process(process.pid))
         process.wait()
         return
     with suppress(ProcessLookupError):

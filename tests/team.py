@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from growing_place import (
     python_blocks,
     shell,
 )
-from support import Api, free_port, parse_time, script_path, wait_until
+from support import Api, free_port, kill, parse_time, script_path, wait_until
 
 LOGIN = ("admin", "server-password")
 
@@ -110,15 +110,6 @@ class Story:
     output: str
     refused: str
     accepted: str
-
-
-def kill(process: psutil.Process) -> None:
-    """Kill the process and all that it has started, as a power cut does."""
-    family = [process, *process.children(recursive=True)]
-    for member in family:
-        with suppress(psutil.NoSuchProcess):  # it has just ended by itself
-            member.kill()
-    psutil.wait_procs(family, 10)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from stub import Answer, stub
 from support import (
+    POSIX,
     STORY,
     Api,
     FlowRun,
@@ -49,7 +50,6 @@ from support import (
 
 SCALE = 1.0
 READ = read("09")
-POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to send")
 
 
 @dataclass

@@ -33,6 +33,7 @@ from stub import (
     stub,
 )
 from support import (
+    POSIX,
     ROOT,
     Served,
     assert_one_line,
@@ -408,7 +409,7 @@ def test_it_says_at_once_when_nothing_serves_the_deployment(
     assert result.stdout == f"{FLOW_RUN_ID}\n", f"the run is scheduled all the same; {READ}"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+@POSIX
 def test_ctrl_c_while_waiting_says_that_the_run_goes_on(path: Path) -> None:
     def answer(request: Request) -> Answer:
         if request.path.startswith("/api/flow_run_states/"):

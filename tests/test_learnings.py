@@ -24,6 +24,7 @@ from prefect.settings.models.runner import RunnerSettings
 from pytest_markdown_docs.plugin import extract_fence_tests
 from support import (
     PAGE,
+    POSIX,
     ROOT,
     SCRIPTS,
     Api,
@@ -39,6 +40,7 @@ from support import (
 )
 from transcripts import (
     LOCAL,
+    SERVE,
     TRANSCRIPTS,
     Transcript,
     normalised,
@@ -201,7 +203,11 @@ def recorded_runs(recorded: Recording, script: str) -> list[FlowRun]:
     return [recorded.api.ended(run) for run in re.findall(r"/runs/flow-run/(\S+)", output)]
 
 
-@pytest.mark.parametrize("transcript", TRANSCRIPTS, ids=ids(it.command for it in TRANSCRIPTS))
+@pytest.mark.parametrize(
+    "transcript",
+    [pytest.param(it, marks=POSIX if it.command == SERVE else ()) for it in TRANSCRIPTS],
+    ids=ids(it.command for it in TRANSCRIPTS),
+)
 def test_a_transcript_is_what_the_command_prints(
     transcript: Transcript, recorded: Recording
 ) -> None:

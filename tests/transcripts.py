@@ -170,7 +170,8 @@ def record_served(transcripts: list[Transcript], api: Api, home: Path) -> dict[T
             if transcript.is_of_served_flow and transcript.command != SERVE:
                 outputs[transcript] = run_command(transcript.command, api.url, home)
                 wait_until("the triggered flow run ends", all_ended, 60)
-    assert process.returncode == 0, log.read_text(encoding="utf-8")
+    stopped = process.returncode == 0 or sys.platform == "win32"  # where it is killed
+    assert stopped, log.read_text(encoding="utf-8")
     site = api.url.removesuffix("/api")
     for transcript in transcripts:
         if transcript.command == SERVE:
