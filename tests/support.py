@@ -426,10 +426,10 @@ class Server:
         assert not ended, (self.home / "server.log").read_text()
         return Api(self.api_url).answers()
 
-    def stop(self) -> None:
-        """Stop it and wait for its end."""
+    def stop(self, by: int = signal.SIGTERM) -> None:
+        """Stop it by this signal and wait for its end."""
         if self.process:
-            end(self.process)
+            end(self.process, by)
 
 
 @contextmanager
@@ -454,7 +454,7 @@ def server(
             running.start()
             yield running
         finally:
-            running.stop()
+            running.stop(KILL)  # nobody waits for what it would still do
 
 
 # --- what the server recorded ----------------------------------------------------------------
@@ -751,9 +751,11 @@ def goes_on(process: subprocess.Popen[bytes], log: Path) -> bool:
 
 
 @contextmanager
-def served_flow(api: Api, script: Path, folder: Path, **settings: str) -> Iterator[Served]:
+def served_flow(
+    api: Api, script: Path, folder: Path, stop: int = signal.SIGTERM, **settings: str
+) -> Iterator[Served]:
     """Run lesson 09, `script`, on the API's server during the block, once its flow is served."""
     log = folder / "serve.log"
     command = [sys.executable, str(script)]
-    with background(command, log, signal.SIGTERM, PREFECT_API_URL=api.url, **settings) as process:
+    with background(command, log, stop, PREFECT_API_URL=api.url, **settings) as process:
         yield await_served(api, "user-deployment", process, log)

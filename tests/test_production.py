@@ -19,6 +19,7 @@ from beside import Keep, early
 from forked import run_forked
 from stub import Answer, Request, stub
 from support import (
+    KILL,
     Api,
     Served,
     Server,
@@ -59,7 +60,7 @@ def guarded(protected: Server, empty_folder: Path, keep: Keep) -> Served:
     changes = (("USER_SECONDS = 1", "USER_SECONDS = 300"), ("LIMIT = 5", "LIMIT = 1"))
     script = changed_copy(script_path("09"), empty_folder, *changes)
     api = Api(protected.api_url, ("admin", "sesame"))
-    return keep(served_flow(api, script, empty_folder, PREFECT_API_AUTH_STRING=LOGIN))
+    return keep(served_flow(api, script, empty_folder, KILL, PREFECT_API_AUTH_STRING=LOGIN))
 
 
 @pytest.fixture
@@ -186,7 +187,7 @@ def killed(api: Api, empty_folder: Path) -> list[Counter[str]]:
     def states() -> Counter[str]:
         return Counter(api.flow_run(flow_run_id).state for flow_run_id in ids)
 
-    with background(command, empty_folder / "1.log", signal.SIGKILL, **settings):
+    with background(command, empty_folder / "1.log", KILL, **settings):
         wait_until("the flow is served", lambda: api.is_ready(name), 60)
         triggered = [run_forked(script_path("12"), name, **settings) for _ in range(3)]
         ids = [result.stdout.strip() for result in triggered]
