@@ -491,7 +491,7 @@ def tried(
         for item in items
         if isinstance(item, pytest.Function) and "tried" in fixtures(item)
     ]
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(6) as pool:
         return {
             attempt: pool.submit(run_attempt, attempt, api, empty_folder / str(number))
             for number, attempt in enumerate(attempts)
