@@ -332,6 +332,16 @@ def background(
             end(process, stop)
 
 
+def children_with(word: str, process: subprocess.Popen[Any]) -> list[psutil.Process]:
+    """Return the programs that the process has started and that have the word in their command."""
+    found = []
+    for child in psutil.Process(process.pid).children():
+        with suppress(psutil.Error):  # it has just ended
+            if word in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
 def kill(process: psutil.Process) -> None:
     """Kill the process and all that it has started, as a power cut does."""
     family = [process, *process.children(recursive=True)]

@@ -12,12 +12,10 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
 import pytest
 from beside import cases_of, fixtures
 from support import (
@@ -25,6 +23,7 @@ from support import (
     ROOT,
     Api,
     background,
+    children_with,
     clean_environment,
     replace_environment,
     run_program,
@@ -134,15 +133,6 @@ def run_command(command: str, api_url: str | None, home: Path) -> str:
     return output.replace(site, LOCAL)
 
 
-def runs_a_flow(process: subprocess.Popen[bytes]) -> bool:
-    """Return whether lesson 09 has the process of a flow run, which outlives its last record."""
-    for child in psutil.Process(process.pid).children():
-        with suppress(psutil.Error):  # it has just ended
-            if "spawn_main" in " ".join(child.cmdline()):
-                return True
-    return False
-
-
 def record_served(transcripts: list[Transcript], api: Api, home: Path) -> dict[Transcript, str]:
     """Return what lessons 09 to 12 print: 09 serves while the others run, then gets Ctrl-C."""
     outputs: dict[Transcript, str] = {}
@@ -158,7 +148,7 @@ def record_served(transcripts: list[Transcript], api: Api, home: Path) -> dict[T
 
         def all_ended() -> bool:
             # With a run under way, Ctrl-C makes Prefect say something else.
-            if runs_a_flow(process):
+            if children_with("spawn_main", process):  # the process outlives the last record
                 return False
             time.sleep(0.5)  # Prefect notices the end, and the server has enough to do
             ended = re.findall(r"Flow run '.*' - Finished in state", log.read_text("utf-8"))
