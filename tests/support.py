@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import random
 import re
 import signal
 import socket
@@ -202,11 +203,19 @@ def clean_environment(**settings: str) -> dict[str, str]:
     return {**kept, **spared, **settings}
 
 
+# Ports for the servers of the tests, each for one of them. They lie below those that Linux, macOS
+# and Windows give to whoever asks for any port, as a stub does: it could be given the one that a
+# server has not opened yet.
+PORTS = iter(random.sample(range(20_000, 32_000), 2_000))
+
+
 def free_port() -> int:
-    """Return a port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port on which nothing listens, and which nobody else here is given."""
+    for port in PORTS:
+        with socket.socket() as probe, suppress(OSError):  # somebody has it
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port between 20000 and 32000 is free")
 
 
 # Set when the tests end before the work beside them does.
