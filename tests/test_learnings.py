@@ -481,7 +481,7 @@ def run_attempt(attempt: Attempt, api: Api, folder: Path) -> Observed:
     return observed
 
 
-@beside
+@early
 def tried(
     api: Api, items: list[pytest.Item], empty_folder: Path
 ) -> dict[Attempt, Future[Observed]]:
