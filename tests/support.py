@@ -205,17 +205,18 @@ def clean_environment(**settings: str) -> dict[str, str]:
 
 # Ports for the servers of the tests, each for one of them. They lie below those that Linux, macOS
 # and Windows give to whoever asks for any port, as a stub does: it could be given the one that a
-# server has not opened yet.
-PORTS = iter(random.sample(range(20_000, 32_000), 2_000))
+# server has not opened yet. In any order, for other tests may run on this machine at the same time.
+SERVER_PORTS = range(20_000, 32_000)
+_untried = iter(random.sample(SERVER_PORTS, len(SERVER_PORTS)))
 
 
 def free_port() -> int:
     """Return a port on which nothing listens, and which nobody else here is given."""
-    for port in PORTS:
+    for port in _untried:
         with socket.socket() as probe, suppress(OSError):  # somebody has it
             probe.bind(("127.0.0.1", port))
             return port
-    raise AssertionError("no port between 20000 and 32000 is free")
+    raise AssertionError(f"no port is free in {SERVER_PORTS}")
 
 
 # Set when the tests end before the work beside them does.
