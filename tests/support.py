@@ -377,22 +377,34 @@ def end(process: subprocess.Popen[Any], stop: int = signal.SIGTERM) -> None:
     process.wait()
 
 
-def left_behind(home: str, seconds: float = 5) -> list[str]:
-    """Return the processes whose PREFECT_HOME is `home` and that do not end by themselves.
+def processes_at(home: str) -> list[psutil.Process]:
+    """Return the processes whose PREFECT_HOME is `home`."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # it has just ended, or is somebody else's
+            if process.environ().get("PREFECT_HOME") == home:
+                found.append(process)
+    return found
 
-    Their command lines, where /proc tells. What only has to notice the end gets `seconds` for it.
-    """
-    mark = f"PREFECT_HOME={home}".encode()
-    deadline = time.monotonic() + seconds
-    while True:
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                if mark in (process / "environ").read_bytes().split(b"\0"):
-                    found.append((process / "cmdline").read_text().replace("\0", " "))
-        if not found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.1)
+
+def left_behind(home: str, seconds: float = 5) -> list[str]:
+    """Return the commands of those that do not end by themselves within the seconds."""
+    commands = []
+    for process in psutil.wait_procs(processes_at(home), seconds)[1]:
+        with suppress(psutil.Error):  # it has just ended
+            commands.append(" ".join(process.cmdline()))
+    return commands
+
+
+@contextmanager
+def none_left(home: str) -> Iterator[None]:
+    """Kill, at the end of the block, every process whose PREFECT_HOME is `home`."""
+    try:
+        yield
+    finally:
+        for process in processes_at(home):
+            with suppress(psutil.NoSuchProcess):  # it was a child of the one before
+                kill(process)
 
 
 def copy_database(source: Path, target: Path) -> None:

@@ -41,6 +41,7 @@ from support import (
     free_port,
     goes_on,
     left_behind,
+    none_left,
     parse_time,
     read,
     run_script,
@@ -107,7 +108,7 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
     other_copy = changed_copy(copy, second, *changes)
     log, other_log = folder / "log", second / "log"
     command = [sys.executable, str(copy), "--interval", "60"]
-    with background(command, log, PREFECT_HOME=home) as process:
+    with none_left(home), background(command, log, PREFECT_HOME=home) as process:
         answers = f"lesson 09 starts a server, which answers; {READ}"
         wait_until(answers, lambda: goes_on(process, log) and api.answers(), 60)
         with background([sys.executable, str(other_copy)], other_log, PREFECT_HOME=home) as another:
@@ -147,6 +148,7 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
         os.killpg(it.process.pid, signal.SIGINT)  # as a terminal does
         ctrl_c = "Ctrl-C, which must not reach the server first,"
         exit_code = exit_code_of(it, ctrl_c)
+        left = left_behind(home)
     # Its server is gone, but not what it has recorded.
     with closing(sqlite3.connect(Path(home) / "prefect.db")) as database:
         ((paused,),) = database.execute(
@@ -168,7 +170,7 @@ def evidence(empty_database: Path, empty_folder: Path) -> Evidence:
         interrupted_run=interrupted_run,
         farewell=it.log.read_text().removeprefix(output),
         exit_code=exit_code,
-        left=left_behind(home),
+        left=left,
         second_output=other.log.read_text(),
         second_exit_code=second_exit_code,
         second_run=second_run,
