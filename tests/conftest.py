@@ -1,5 +1,6 @@
 """One Prefect server for the whole session, and nothing of the caller's Prefect or proxies."""
 
+import functools
 import logging
 import os
 import runpy
@@ -19,6 +20,7 @@ from beside import Crew, Keep, at_work, early, own_fixtures, sort_by_waiting, st
 from forked import start_early
 from support import (
     GIVE_UP,
+    OTHER_RESULTS,
     QUICK_SERVER,
     Api,
     FlowRun,
@@ -181,6 +183,26 @@ def submitted(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         if isinstance(step, Task):
             monkeypatch.setattr(step, "submit", noting(step))
     return names
+
+
+@pytest.fixture
+def other_results(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Have the lesson's lookups return OTHER_RESULTS in this test; return what each is given."""
+    received: dict[str, Any] = {}
+
+    def replace(step: Task[..., Any]) -> None:
+        @functools.wraps(step.fn)
+        def other(argument: Any) -> Any:
+            received[step.name] = argument
+            return OTHER_RESULTS[step.name]
+
+        monkeypatch.setattr(step, "fn", other)
+
+    for name in OTHER_RESULTS:
+        if step := vars(lesson).get(name):
+            assert isinstance(step, Task), f"{name} is a plain function: is its @task missing?"
+            replace(step)
+    return received
 
 
 @task

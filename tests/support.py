@@ -149,6 +149,15 @@ ALAN_CHURN = {
     "churn": 0.028,
 }
 
+# What no lesson has in its tables. The arrows of a run graph do not tell where a value is from:
+# Prefect knows a result, and what it consists of, by identity, be it an entry of a table or a key.
+OTHER_RESULTS: dict[str, Any] = {
+    "fetch_user_info": {"user_id": 103, "name": "Somebody Else"},
+    "fetch_account_balance": 300.0,
+    "fetch_recent_activity": [4, 3, 2, 1],
+}
+OTHER_CHURN = 0.599  # 1 / (1 + exp(-score)) with the score 2 - 0.002 * 300 - 0.1 * 10
+
 
 def read(number: str) -> str:
     """Return where to read about the lesson with this number, for the end of a message."""
@@ -738,6 +747,17 @@ def assert_diamond(run: FlowRun, message: str) -> None:
     assert balance.overlaps(run.task_run("fetch_recent_activity")), (
         "the two lookups ran one after the other: the first .result() came before the second "
         f".submit(), or one was called; {message}"
+    )
+
+
+def assert_passed_on(received: dict[str, Any], run: FlowRun, message: str) -> None:
+    """Check that the lookups were given the user that was returned, and the prediction theirs."""
+    for lookup in LOOKUPS[1:]:
+        assert received[lookup] == OTHER_RESULTS["fetch_user_info"], (
+            f"{lookup} is not given what fetch_user_info returned; {message}"
+        )
+    assert run.value["churn"] == OTHER_CHURN, (
+        f"the prediction is not made of what the lookups returned; {message}"
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 from support import STORY, FlowRun, read, told
 
 SCALE = 0.05
@@ -23,10 +24,14 @@ def test_both_steps_are_task_runs_of_the_flow_run(
     assert run.value == "Hello, Alan Turing!", f"the flow does not return the greeting; {READ}"
 
 
+@pytest.mark.usefixtures("other_results")
 def test_the_result_of_one_task_is_the_input_of_the_next(
     lesson: ModuleType, record: Callable[..., FlowRun]
 ) -> None:
     run = record(lesson.greeting_flow)
+    assert run.value == "Hello, Somebody Else!", (
+        f"the greeting is not made of what fetch_user_info returned; {READ}"
+    )
     assert run.edges() == {("fetch_user_info", "compose_greeting")}, (
         f"the run graph has no arrow from fetch_user_info to compose_greeting alone: the user is "
         f"not passed from task to task; {READ}"

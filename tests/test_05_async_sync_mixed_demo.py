@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from support import (
@@ -13,6 +14,7 @@ from support import (
     FlowRun,
     assert_diamond,
     assert_elapsed,
+    assert_passed_on,
     read,
     told,
 )
@@ -31,7 +33,12 @@ def test_user_first_then_both_lookups_together_then_the_prediction(run: FlowRun)
     assert_diamond(run, READ)
 
 
-def test_the_run_graph_is_the_diamond(run: FlowRun) -> None:
+@pytest.mark.usefixtures("slept")
+def test_the_run_graph_is_the_diamond(
+    lesson: ModuleType, record: Callable[..., FlowRun], other_results: dict[str, Any]
+) -> None:
+    run = record(lesson.mixed_flow)
+    assert_passed_on(other_results, run, READ)
     assert run.edges() == {
         ("fetch_user_info", "fetch_account_balance"),
         ("fetch_user_info", "fetch_recent_activity"),

@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 from prefect import flow
 from prefect.states import Failed
-from support import ADA_CHURN, ALAN_CHURN, STORY, FlowRun, assert_delays, assert_diamond, read, told
+from support import (
+    ADA_CHURN,
+    ALAN_CHURN,
+    STORY,
+    FlowRun,
+    assert_delays,
+    assert_diamond,
+    assert_passed_on,
+    read,
+    told,
+)
 
 SCALE = 0.02
 TIMED_SCALE = 0.2  # where it is looked at what overlaps
@@ -62,7 +72,18 @@ def test_the_steps_form_the_diamond_and_the_notification_comes_last(run: FlowRun
     )
 
 
-def test_the_run_graph_is_the_diamond_with_the_notification(run: FlowRun) -> None:
+@pytest.mark.usefixtures("slept")
+def test_the_run_graph_is_the_diamond_with_the_notification(
+    lesson: ModuleType,
+    record: Callable[..., FlowRun],
+    other_results: dict[str, Any],
+    delivered: dict[str, str],
+) -> None:
+    run = record(lesson.pipeline_flow)
+    assert_passed_on(other_results, run, READ)
+    assert list(delivered.values()) == ["Somebody Else leaves with a probability of 60%"], (
+        f"the message is not made of what the other steps returned; {READ}"
+    )
     assert run.edges() == {
         ("fetch_user_info", "fetch_account_balance"),
         ("fetch_user_info", "fetch_recent_activity"),
