@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from prefect import flow
 from support import STORY, FlowRun, read, told
 
 SCALE = 0.05
@@ -35,6 +36,20 @@ def test_the_result_of_one_task_is_the_input_of_the_next(
     assert run.edges() == {("fetch_user_info", "compose_greeting")}, (
         f"the run graph has no arrow from fetch_user_info to compose_greeting alone: the user is "
         f"not passed from task to task; {READ}"
+    )
+
+
+@pytest.mark.usefixtures("slept")
+def test_an_arrow_can_come_from_a_key_that_two_values_share(
+    lesson: ModuleType, record: Callable[..., FlowRun]
+) -> None:
+    @flow
+    def unrelated_flow() -> None:
+        lesson.fetch_user_info(101)
+        lesson.compose_greeting({"name": "Somebody Else"})
+
+    assert record(unrelated_flow).edges() == {("fetch_user_info", "compose_greeting")}, (
+        f"Prefect tells the two apart now, and the page says that it does not; {READ}"
     )
 
 
