@@ -1,0 +1,67 @@
+"""Lesson 08's steps for many users in one flow run, with threads or on Dask.
+
+Run:    python docs/growing/many_users.py 101 102 103
+        python docs/growing/many_users.py 101 102 103 --dask tcp://127.0.0.1:8786
+Notice: with 999 among them, the others have their result, 999 is named with its error, and
+        the flow run is Failed.
+"""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import State, flow
+from prefect.states import Failed
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect_dask.task_runners import DaskTaskRunner
+
+sys.path.append(str(Path(__file__).parents[2]))  # the folder of the lessons
+lesson = importlib.import_module("08_sync_async_retry_logger")
+
+
+@flow
+def many_users_flow(user_ids: list[int]) -> list[float] | State:
+    """Print and return the probability that each user leaves.
+
+    If a step failed, the flow run is Failed, and its message names each such user and the error.
+    """
+    users = lesson.fetch_user_info.map(user_ids)
+    balances = lesson.fetch_account_balance.map(users)
+    activities = lesson.fetch_recent_activity.map(users)
+    churns = lesson.predict_churn.map(balances, activities)
+    sent = lesson.send_notification.map(users, churns)
+
+    probabilities, errors = [], []
+    for user_id, *steps in zip(user_ids, users, balances, activities, churns, sent, strict=True):
+        try:
+            # The first step without a result has the error. Those behind it never ran: they stay
+            # Pending, and that is no error of theirs.
+            results = [step.result() for step in steps]
+        except Exception as error:  # noqa: BLE001 (whatever it is, the others go on)
+            errors.append(f"user {user_id}: {type(error).__name__}: {error}")
+        else:
+            probabilities.append(results[3])
+            print(f"user {user_id}: {results[3]:.3f}")
+    if errors:
+        return Failed(message="\n".join([f"{len(errors)} of {len(user_ids)} failed", *errors]))
+    return probabilities
+
+
+def main() -> None:
+    """Run the flow for the users of the command line; exit with 1 if a step failed."""
+    parser = argparse.ArgumentParser(description="Predict and notify for many users at once.")
+    parser.add_argument("user_ids", nargs="+", type=int, metavar="USER_ID")
+    parser.add_argument("--dask", metavar="ADDRESS", help="a Dask scheduler, instead of threads")
+    arguments = parser.parse_args()
+    runner: TaskRunner[Any] = ThreadPoolTaskRunner()
+    if arguments.dask:
+        runner = DaskTaskRunner(address=arguments.dask)
+    state = many_users_flow.with_options(task_runner=runner)(arguments.user_ids, return_state=True)
+    if not state.is_completed():
+        sys.exit(state.message)
+
+
+if __name__ == "__main__":
+    main()
