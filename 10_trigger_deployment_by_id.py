@@ -7,8 +7,8 @@ Notice: the answer comes at once: the flow run is scheduled, and whoever serves 
 import argparse
 import json
 import os
+import re
 import sys
-import uuid
 from typing import Any
 
 import requests
@@ -19,35 +19,30 @@ TIMEOUT_SECONDS = 10
 
 def trigger_deployment(
     api_url: str, deployment_id: str, parameters: dict[str, Any]
-) -> dict[str, Any]:
-    """Schedule a run of the deployment with `parameters`; return the flow run, its id and name.
+) -> dict[str, str]:
+    """Schedule a run of the deployment with `parameters`; return the flow run's id and name.
 
-    Raises OSError if no Prefect API answers, or one in trouble or that wants credentials;
-    LookupError if there is no such deployment; ValueError for parameters that it refuses.
+    Raises requests.RequestException if no answer comes, ValueError if it is no flow run.
     """
+    json.dumps(parameters, ensure_ascii=False).encode()  # raises if a text is not valid Unicode
     response = requests.post(
         f"{api_url}/deployments/{deployment_id}/create_flow_run",
         json={"parameters": parameters},
         timeout=TIMEOUT_SECONDS,
-        allow_redirects=False,
+        allow_redirects=False,  # a POST that follows one becomes a GET
     )
-    if response.status_code in (401, 403):
-        raise PermissionError(f"{api_url} wants credentials; lesson 12 sends them")
-    if response.is_redirect:
-        raise ConnectionError(f"{api_url} redirects elsewhere: a login page, not a Prefect API?")
-    if response.status_code >= 429:
-        raise ConnectionError(f"{api_url} answers {response.status_code}: see its log or try later")
     try:
-        answer = dict(response.json())
-    except (TypeError, ValueError):
-        answer = {}
-    if answer in ({}, {"detail": "Not Found"}) or (response.ok and "id" not in answer):
-        raise ConnectionError(f"{api_url} is not a Prefect API: its URL ends in /api")
-    if response.status_code == 404:
-        raise LookupError(f"There is no deployment with the id {deployment_id}")
-    if not response.ok:
-        raise ValueError(" ".join(str(answer.get("detail", answer)).split()))
-    return answer
+        response.raise_for_status()
+        flow_run = response.json()
+        return {"id": flow_run["id"], "name": flow_run["name"]}
+    except (requests.HTTPError, KeyError, TypeError, ValueError):
+        said = response.headers.get("Location") or " ".join(response.text.split())[:300]
+        if response.status_code == 401:
+            said += "; lesson 12 sends credentials"
+        if response.ok or "Not Found" in said:
+            said += f"; an API URL looks like {DEFAULT_API_URL}"
+        answer = f"{response.status_code} {response.reason}: {said}"
+        raise ValueError(f"{api_url} answers {answer}") from None
 
 
 def parse_parameters(pairs: list[str]) -> dict[str, Any]:
@@ -62,7 +57,7 @@ def parse_parameters(pairs: list[str]) -> dict[str, Any]:
             raise ValueError(f"-p takes KEY=VALUE, each KEY once, as user_id=102, not {pair!r}")
         try:
             parameters[key] = json.loads(value, parse_constant=str)
-        except ValueError:
+        except (ValueError, RecursionError):
             parameters[key] = value
     return parameters
 
@@ -75,23 +70,24 @@ def main() -> None:
     default = os.environ.get("PREFECT_API_URL") or DEFAULT_API_URL
     parser.add_argument("--api-url", default=default, help="default: PREFECT_API_URL, or port 4200")
     arguments = parser.parse_args()
-    api_url = arguments.api_url.rstrip("/")
+    api_url, deployment_id = arguments.api_url.rstrip("/"), arguments.deployment_id
     if "@" in api_url:
         sys.exit("An API URL carries no credentials; lesson 12 sends PREFECT_API_AUTH_STRING")
-    try:
-        deployment_id = str(uuid.UUID(arguments.deployment_id))
-    except ValueError:
-        sys.exit(f"{arguments.deployment_id!r} is no deployment id (a UUID); lesson 11 finds it")
+    if not re.fullmatch("[0-9a-fA-F-]{32,36}", deployment_id):
+        sys.exit(f"{deployment_id!r} is no deployment id (a UUID); lesson 11 finds it")
     try:
         flow_run = trigger_deployment(api_url, deployment_id, parse_parameters(arguments.param))
     except requests.RequestException as error:
-        if isinstance(error, ValueError):  # what requests raises for a URL that is none
-            sys.exit(f"{api_url!r} is no API URL; one looks like {DEFAULT_API_URL}")
-        sys.exit(f"No answer from {api_url} ({type(error).__name__}): is a server up?")
-    except (OSError, LookupError, ValueError) as error:
+        cause: BaseException = error
+        while cause.__context__:  # requests and urllib3 wrap what happened
+            cause = cause.__context__
+        sys.exit(f"No answer from {api_url} ({type(error).__name__}: {cause})")
+    except UnicodeEncodeError as error:
+        sys.exit(f"Not valid Unicode, and not sent: {error.object!r}")
+    except ValueError as error:
         sys.exit(str(error))
     print(f"Scheduled {flow_run['name']}", file=sys.stderr)
-    print(f"{api_url.removesuffix('/api')}/runs/flow-run/{flow_run['id']}", file=sys.stderr)
+    print(f"{api_url.removesuffix('/api')}/v2/runs/flow-run/{flow_run['id']}", file=sys.stderr)
     print(flow_run["id"])
 
 

@@ -18,35 +18,27 @@ TIMEOUT_SECONDS = 10
 def get_deployment_id(api_url: str, name: str) -> str:
     """Return the id of the deployment with this name, FLOW/DEPLOYMENT.
 
-    Raises OSError if no Prefect API answers, or one in trouble or that wants credentials;
-    LookupError if there is no such deployment; ValueError for a name of another form.
+    Raises requests.RequestException if no answer comes, ValueError if it is no deployment.
     """
     parts = name.split("/")
-    if len(parts) != 2 or not all(parts) or ".." in parts or "." in parts:
+    if len(parts) != 2 or {"", ".", ".."} & set(parts):
         raise ValueError(f"A name is FLOW/DEPLOYMENT, as user-flow/user-deployment, not {name!r}")
-    flow_name, deployment_name = (quote(part, safe="") for part in parts)
     response = requests.get(
-        f"{api_url}/deployments/name/{flow_name}/{deployment_name}",
+        f"{api_url}/deployments/name/" + "/".join(quote(part, safe="") for part in parts),
         timeout=TIMEOUT_SECONDS,
-        allow_redirects=False,
+        allow_redirects=False,  # to a login page, for example
     )
-    if response.status_code in (401, 403):
-        raise PermissionError(f"{api_url} wants credentials; lesson 12 sends them")
-    if response.is_redirect:
-        raise ConnectionError(f"{api_url} redirects elsewhere: a login page, not a Prefect API?")
-    if response.status_code >= 429:
-        raise ConnectionError(f"{api_url} answers {response.status_code}: see its log or try later")
     try:
-        answer = dict(response.json())
-    except (TypeError, ValueError):
-        answer = {}
-    if answer in ({}, {"detail": "Not Found"}) or (response.ok and "id" not in answer):
-        raise ConnectionError(f"{api_url} is not a Prefect API: its URL ends in /api")
-    if response.status_code == 404:
-        raise LookupError(f"There is no deployment with the name {name!r}")
-    if not response.ok:
-        raise ValueError(" ".join(str(answer.get("detail", answer)).split()))
-    return str(answer["id"])
+        response.raise_for_status()
+        return str(response.json()["id"])
+    except (requests.HTTPError, KeyError, TypeError, ValueError):
+        said = response.headers.get("Location") or " ".join(response.text.split())[:300]
+        if response.status_code == 401:
+            said += "; lesson 12 sends credentials"
+        if response.ok or "Not Found" in said:
+            said += f"; an API URL looks like {DEFAULT_API_URL}"
+        answer = f"{response.status_code} {response.reason}: {said}"
+        raise ValueError(f"{api_url} answers {answer}") from None
 
 
 def main() -> None:
@@ -62,10 +54,13 @@ def main() -> None:
     try:
         print(get_deployment_id(api_url, arguments.name))
     except requests.RequestException as error:
-        if isinstance(error, ValueError):  # what requests raises for a URL that is none
-            sys.exit(f"{api_url!r} is no API URL; one looks like {DEFAULT_API_URL}")
-        sys.exit(f"No answer from {api_url} ({type(error).__name__}): is a server up?")
-    except (OSError, LookupError, ValueError) as error:
+        cause: BaseException = error
+        while cause.__context__:  # requests and urllib3 wrap what happened
+            cause = cause.__context__
+        sys.exit(f"No answer from {api_url} ({type(error).__name__}: {cause})")
+    except UnicodeEncodeError as error:
+        sys.exit(f"Not valid Unicode, and not sent: {error.object!r}")
+    except ValueError as error:
         sys.exit(str(error))
 
 
