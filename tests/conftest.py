@@ -5,11 +5,15 @@ Copy this file, recorded.py and one test beside your own flow: they need prefect
 
 import importlib.util
 import os
+import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -17,15 +21,18 @@ import pytest
 for name in list(os.environ):
     if name.startswith("PREFECT_") or name.lower().endswith("_proxy"):
         del os.environ[name]
-os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-home-")
+home = tempfile.TemporaryDirectory(prefix="prefect-home-", ignore_cleanup_errors=True)
+os.environ["PREFECT_HOME"] = home.name
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 
+from prefect import Task, get_client  # noqa: E402
 from prefect.settings import (  # noqa: E402
+    PREFECT_API_URL,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     temporary_settings,
 )
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402
-from recorded import FlowRun, record_flow  # noqa: E402
+from recorded import Record, StandIn, record_flow, wait_until  # noqa: E402
 
 QUICK_SECONDS = 0.25  # what a step of a lesson takes here
 
@@ -42,7 +49,7 @@ def harness() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def record() -> Callable[..., FlowRun]:
+def record() -> Record:
     """Return a function that runs a flow and returns what the server recorded of the flow run."""
     return record_flow
 
@@ -61,6 +68,18 @@ def lesson(lesson_path: Path) -> ModuleType:
     return load_quickly(lesson_path)
 
 
+@pytest.fixture
+def stand_in(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """Return a function that gives a task of the lesson another body in this test."""
+
+    def replace(name: str, body: Callable[..., Any]) -> None:
+        step = getattr(lesson, name)
+        assert isinstance(step, Task), f"{name} is a plain function: is its @task missing?"
+        monkeypatch.setattr(step, "fn", body)
+
+    return replace
+
+
 def load_quickly(path: Path) -> ModuleType:
     """Return the script as a module whose *_SECONDS are short, and the delays of its retries."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -72,6 +91,37 @@ def load_quickly(path: Path) -> ModuleType:
     for name, value in vars(module).items():
         if name.endswith("_SECONDS"):
             setattr(module, name, QUICK_SECONDS)
-        if getattr(value, "retry_delay_seconds", None):
-            value.retry_delay_seconds = QUICK_SECONDS
+        if isinstance(value, Task) and value.retry_delay_seconds:
+            value.retry_delay_seconds = QUICK_SECONDS  # type: ignore[assignment]
     return module
+
+
+@contextmanager
+def serve_lesson_09(folder: Path, name: str, *options: str) -> Iterator[str]:
+    """Serve lesson 09 under the name, one run at a time, as a program; yield the API's URL."""
+    text = (Path(__file__).parent.parent / "09_user_flow.py").read_text(encoding="utf-8")
+    text = re.sub("LIMIT = .*", "LIMIT = 1", text.replace('"user-deployment"', f'"{name}"'))
+    script = folder / "09_user_flow.py"
+    script.write_text(text, encoding="utf-8")
+    api_url = str(PREFECT_API_URL.value())
+    settings = {"PREFECT_API_URL": api_url, "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+
+    def polls() -> bool:
+        assert process.poll() is None, "lesson 09 ended instead of serving"
+        with get_client(sync_client=True) as client:
+            return (name, "READY") in [(it.name, it.status) for it in client.read_deployments()]
+
+    process = subprocess.Popen([sys.executable, str(script), *options], env=os.environ | settings)
+    try:
+        wait_until("lesson 09 serves", polls, 120)
+        yield api_url
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Serve user-flow/user-deployment while the tests run; return the API's URL."""
+    with serve_lesson_09(tmp_path_factory.mktemp("served"), "user-deployment") as api_url:
+        yield api_url
