@@ -21,6 +21,15 @@ from prefect.client.schemas.sorting import LogSort
 
 T = TypeVar("T")
 
+# How the log records begin that Prefect writes by itself.
+PREFECTS_OWN = (
+    "Beginning flow run",
+    "View at",
+    "Finished in state",
+    "Task run failed with",
+    "Encountered exception",
+)
+
 
 def wait_until(what: str, check: Callable[[], T | None], seconds: float = 30) -> T:
     """Return the first true value of `check`; fail with `what` if there is none in `seconds`."""
@@ -42,10 +51,6 @@ class TaskRun:
     attempts: int
     states: list[State]
     needs: set[UUID]  # the task runs whose results went in: the arrows of the run graph
-
-    def overlaps(self, other: "TaskRun") -> bool:
-        """Return whether the two ran at the same time for a while."""
-        return self.start < other.end and other.start < self.end
 
     def state_names(self) -> list[str]:
         """Return the names of its states, in order."""
@@ -99,12 +104,29 @@ class FlowRun:
         assert len(found) == 1, f"{name} is recorded as {len(found)} task runs, not one"
         return found[0]
 
+    def is_before(self, first: str, second: str) -> bool:
+        """Return whether the one task run had ended when the other started."""
+        return self.task_run(first).end <= self.task_run(second).start
+
+    def overlap(self, first: str, second: str) -> bool:
+        """Return whether the two task runs ran at the same time for a while."""
+        one, other = self.task_run(first), self.task_run(second)
+        return one.start < other.end and other.start < one.end
+
+    def own_logs(self) -> list[LogRecord]:
+        """Return the log records that the flow and its tasks wrote, without Prefect's own."""
+        return [log for log in self.logs if not log.message.startswith(PREFECTS_OWN)]
+
     def arrows(self) -> set[tuple[str, str]]:
         """Return the arrows of the run graph: (task whose result is used, task that uses it)."""
         names = {run.id: run.name for run in self.task_runs}
         return {
             (names[need], run.name) for run in self.task_runs for need in run.needs & set(names)
         }
+
+
+Record = Callable[..., FlowRun]  # what the fixture `record` is
+StandIn = Callable[[str, Callable[..., Any]], None]  # what the fixture `stand_in` is
 
 
 def record_flow(flow: Flow[..., Any], *arguments: Any, **keywords: Any) -> FlowRun:
@@ -123,8 +145,9 @@ def read_ended(flow_run_id: UUID, seconds: float = 60) -> FlowRun:
         run = read_flow_run(flow_run_id)
         ends = {log.task_run_id for log in run.logs if log.message.startswith("Finished in state")}
         recorded = {task_run.id for task_run in run.task_runs if task_run.states[-1].is_final()}
-        # The flow's own last record has no task run; a run that crashed may not have written it.
-        is_whole = None in ends or run.state == "Crashed"
+        # The flow's own last record has no task run. A flow run that crashed may not have
+        # written it, nor one whose parameters were refused, which was never run.
+        is_whole = None in ends or run.state == "Crashed" or run.record.run_count == 0
         return run if run.is_final() and is_whole and ends - {None} <= recorded else None
 
     return wait_until(f"flow run {flow_run_id} has ended and is recorded", read, seconds)

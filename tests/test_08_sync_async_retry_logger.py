@@ -1,0 +1,142 @@
+"""Lesson 08: the whole pipeline: concurrent, retried and logged; one function stands for the world.
+
+A test that wants trouble puts it in the place of `call_service`, as your own requests will be.
+"""
+
+from logging import WARNING
+from types import ModuleType
+from typing import Any
+
+import pytest
+import requests
+from prefect.states import Failed
+from recorded import Record, StandIn
+
+# The services, and the step that asks each.
+STEPS = {
+    "users": "fetch_user_info",
+    "balances": "fetch_account_balance",
+    "logins": "fetch_recent_activity",
+    "messages": "send_notification",
+}
+ARROWS = {
+    ("fetch_user_info", "fetch_account_balance"),
+    ("fetch_user_info", "fetch_recent_activity"),
+    ("fetch_account_balance", "predict_churn"),
+    ("fetch_recent_activity", "predict_churn"),
+    ("fetch_user_info", "send_notification"),
+    ("predict_churn", "send_notification"),
+}
+
+
+def http_error(status: int) -> requests.HTTPError:
+    """Return the error that requests raises for an answer with this status."""
+    response = requests.Response()
+    response.status_code = status
+    return requests.HTTPError(f"{status}", response=response)
+
+
+def test_the_steps_form_the_diamond_and_the_message_comes_last(
+    lesson: ModuleType, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lesson, "OUTAGES", {})
+    run = record(lesson.pipeline_flow, 102)
+    assert run.state == "Completed", f"the flow run ended as {run.state}: {run.result}"
+    assert run.overlap("fetch_account_balance", "fetch_recent_activity"), (
+        "the two lookups ran one after the other: the first .result() came before the second "
+        ".submit(), or one was called"
+    )
+    assert run.is_before("predict_churn", "send_notification"), "the message came too early"
+    assert run.arrows() == ARROWS, "results are not passed along the arrows of the pipeline"
+    answers = (run.result["user"]["name"], run.result["balance"], run.result["activity"])
+    assert answers == (lesson.USERS[102], lesson.BALANCES[102], lesson.LOGINS[102]), (
+        "the flow is about another user"
+    )
+    writers = {log.task for log in run.own_logs()}
+    assert writers >= {None, "predict_churn", *STEPS.values()}, f"only {writers} left log records"
+
+
+@pytest.mark.parametrize("service", STEPS)
+def test_an_outage_of_a_service_repeats_its_step_alone(
+    lesson: ModuleType, record: Record, monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    monkeypatch.setattr(lesson, "OUTAGES", {service: 2})
+    run = record(lesson.pipeline_flow)
+    assert run.state == "Completed", f"two outages of {service} end in {run.state}: {run.result}"
+    for step in run.task_runs:
+        expected = 3 if step.name == STEPS[service] else 1
+        assert step.attempts == expected, f"{step.name} took {step.attempts} attempts: {expected}?"
+        assert all(delay > 0 for delay in step.delays()), f"{step.name} is asked again at once"
+    warned = [log.task for log in run.own_logs() if log.level == WARNING]
+    assert warned.count(STEPS[service]) >= 2, "a failed attempt leaves no warning with its step"
+    assert len(lesson.DELIVERED) == 1, f"one flow run delivers {len(lesson.DELIVERED)} messages"
+
+
+def test_every_step_that_asks_a_service_gives_up_at_what_no_retry_cures(
+    lesson: ModuleType, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = lesson.call_service
+    for broken, name in STEPS.items():
+
+        def answer(asked: str, *details: Any, broken: str = broken) -> Any:
+            if asked == broken:
+                raise http_error(404)
+            return service(asked, *details)
+
+        monkeypatch.setattr(lesson, "call_service", answer)
+        run = record(lesson.pipeline_flow)
+        assert isinstance(run.result, requests.HTTPError), f"a 404 in {name} became {run.result!r}"
+        assert run.task_run(name).attempts == 1, f"{name} tries a 404 again: no retry_condition_fn?"
+
+
+def test_an_outage_that_outlasts_four_attempts_fails_and_delivers_once(
+    lesson: ModuleType, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lesson, "OUTAGES", {"messages": 4})
+    run = record(lesson.pipeline_flow)
+    assert run.state == "Failed", f"the message service is down, and the flow run is {run.state}"
+    assert run.task_run("send_notification").attempts == 4, "retries=3 are four attempts"
+    assert len(lesson.DELIVERED) == 1, "the service took the message four times, under four keys"
+
+
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        *((http_error(status), True) for status in (429, 502, 503, 504)),
+        *((http_error(status), False) for status in (400, 401, 404, 409)),
+        (requests.ConnectionError("refused"), True),
+        (requests.ReadTimeout("too late"), True),
+        (requests.exceptions.ChunkedEncodingError("cut short"), True),
+        (requests.JSONDecodeError("no JSON", "", 0), False),
+        (LookupError("no user"), False),
+    ],
+    ids=repr,
+)
+def test_what_is_transient_is_decided_by_the_error(
+    lesson: ModuleType, error: Exception, transient: bool
+) -> None:
+    found = lesson.is_transient(lesson.fetch_user_info, None, Failed(data=error))
+    assert found is transient, f"{error!r} is {'not ' * (not found)}tried again"
+
+
+def test_an_unknown_user_fails_at_once(lesson: ModuleType, record: Record) -> None:
+    run = record(lesson.pipeline_flow, -1)
+    assert isinstance(run.result, requests.HTTPError), f"an unknown user ends in {run.result!r}"
+    assert run.result.response.status_code == 404, "the service answers something else"
+    assert (run.names(), run.task_runs[0].attempts) == (["fetch_user_info"], 1), (
+        "an unknown user was tried again, or asked about further"
+    )
+
+
+def test_every_flow_run_sends_a_message_of_its_own(
+    lesson: ModuleType, record: Record, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lesson, "OUTAGES", {})
+    stand_in("fetch_user_info", lambda user_id: {"user_id": user_id, "name": "Somebody Else"})
+    stand_in("predict_churn", lambda balance, activity: 0.6)
+    for _ in range(2):
+        record(lesson.pipeline_flow)
+    messages = list(lesson.DELIVERED.values())
+    assert len(messages) == 2, "the key is not the flow run's own: two runs are two messages"
+    assert "Somebody Else" in messages[0], "the message is not about what fetch_user_info returned"
+    assert "60%" in messages[0], "the message is not about what predict_churn returned"
