@@ -6,6 +6,7 @@ Copy this file, recorded.py and one test beside your own flow: they need prefect
 import importlib.util
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -66,6 +67,28 @@ def lesson_path(request: pytest.FixtureRequest) -> Path:
 def lesson(lesson_path: Path) -> ModuleType:
     """Return the lesson, loaded afresh, with every constant of seconds made short."""
     return load_quickly(lesson_path)
+
+
+@pytest.fixture
+def program(
+    lesson_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[str, Any]]:
+    """Return a function that runs the lesson as a program: its stdout, and what ends it, if not 0.
+
+    That is an exit code, or a line for stderr (and then the exit code is 1).
+    """
+
+    def run(*arguments: str) -> tuple[str, Any]:
+        monkeypatch.setattr(sys, "argv", [lesson_path.name, *arguments])
+        code = None
+        try:
+            runpy.run_path(str(lesson_path), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        assert "\n" not in str(code), f"not one line: {code}"
+        return capsys.readouterr().out, code
+
+    return run
 
 
 @pytest.fixture
