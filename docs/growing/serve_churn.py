@@ -1,0 +1,17 @@
+"""Serve both flows: training once a month, scoring when somebody asks.
+
+Run:    python docs/growing/serve_churn.py
+        python 12_trigger_deployment_by_id_name_lookup.py score-users/on-demand \
+            -p 'user_ids=[101,102,103]' --wait
+Notice: the second command, in another terminal, scores with what training has published.
+"""
+
+from prefect import serve
+from score_users import score_users
+from train_churn import train_churn
+
+if __name__ == "__main__":
+    serve(
+        train_churn.to_deployment("monthly", cron="0 6 1 * *"),  # on the 1st at 6:00, in UTC
+        score_users.to_deployment("on-demand"),
+    )
