@@ -1,0 +1,125 @@
+"""What the pages consist of: sections, links, images, tables, blocks, the set-up commands."""
+
+import re
+from pathlib import Path
+
+import pytest
+from machinery import ROOT, SCRIPTS
+from pages import LEARNINGS, PAGES, SECTIONS, map_rows
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PARTS = ("**Key learnings**", "**Run it**", "**Watch out:**", "\nMore: ")
+
+# The pages elsewhere that ours point to; each was seen to exist.
+KNOWN = (Path(__file__).parent / "links.txt").read_text(encoding="utf-8").split()
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def harness() -> None:
+    """Start no server: nothing runs here."""
+
+
+def prose(page: Path) -> str:
+    """Return the page without its blocks of code."""
+    return re.sub(r"(?ms)^```.*?^```$", "", page.read_text(encoding="utf-8"))
+
+
+def links(page: Path) -> list[tuple[str, str]]:
+    """Return the text and the target of every link and image of the page, `!` before an image."""
+    found = re.findall(r"(?s)(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s]+)\)", prose(page))
+    return found + [("", target) for target in re.findall(r"<(https?:[^>]+)>", prose(page))]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of the page."""
+    headings = re.findall(r"(?m)^#+ (.+)$", prose(page))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_script_has_its_section_and_its_row_in_order() -> None:
+    assert list(SECTIONS) == SCRIPTS, "the sections of LEARNINGS.md are not the scripts, in order"
+    assert list(map_rows()) == SCRIPTS, "the rows of the map are not the scripts, in order"
+    table = "\n".join(line for line in README.splitlines() if line.startswith("|"))
+    assert re.findall(r"\]\((\d\d_\w+\.py)\)", table) == SCRIPTS, "README.md's path is another"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_section_has_its_parts(name: str) -> None:
+    for part in (*PARTS, "**Try it: ", f"$ python {name}"):
+        assert part in SECTIONS[name], f"{name} has no part {part.strip()!r}"
+    wanted = name[:2] in ("02", "03", "04", "05", "06", "07", "08", "12")
+    assert SECTIONS[name].count("**Your turn: ") == wanted, f"{name}: not its number of tasks"
+
+
+@pages
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for text, target in links(page):
+        path, _, anchor = target.partition("#")
+        if target.startswith("http"):
+            local = target.startswith("http://127.0.0.1:4200")
+            assert local or path in KNOWN, f"{page.name}: {target} is not in links.txt"
+        else:
+            goal = page.parent / path if path else page
+            assert goal.exists(), f"{page.name}: {text} leads to {path}, which is not there"
+            assert not anchor or anchor in anchors(goal), f"{page.name}: there is no #{anchor}"
+
+
+@pages
+def test_every_image_is_small_and_described(page: Path) -> None:
+    for text, target in links(page):
+        if text.startswith("!"):
+            image = page.parent / target
+            assert image.read_bytes()[:4] == b"\x89PNG", f"{target} is no PNG"
+            assert image.stat().st_size < 300_000, f"{target} is larger than 300 KB"
+            assert len(text) > 40, f"{page.name} does not describe {target}"
+
+
+def test_every_image_is_shown_in_the_section_of_its_number() -> None:
+    there = {path.resolve() for path in (ROOT / "docs").rglob("*.png")}
+    shown = {
+        (page.parent / target).resolve() for page in PAGES for _, target in links(page)
+    } & there
+    assert shown == there, f"no page shows {there - shown}"
+    for image in re.findall(r"\]\(docs/images/(\S+)\)", LEARNINGS):
+        section = LEARNINGS.partition(f"docs/images/{image}")[0].rpartition("\n## ")[2]
+        assert section.startswith(image[:2]), f"{image} is not in the section of its lesson"
+
+
+@pages
+def test_every_table_is_well_formed(page: Path) -> None:
+    for table in re.findall(r"(?m)(?:^\|.*\n)+", prose(page)):
+        rows = [re.split(r"(?<!\\)\|", row.strip())[1:-1] for row in table.splitlines()]
+        assert len({len(row) for row in rows}) == 1, f"{page.name}: cells are missing in\n{table}"
+        assert all(re.fullmatch(r"\s*:?-+:?\s*", cell) for cell in rows[1]), f"no rule in\n{table}"
+
+
+@pages
+def test_every_block_of_code_is_closed_and_has_a_language(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    fences = re.findall(r"(?m)^```(.*)$", text)
+    assert len(fences) % 2 == 0, f"{page.name} has a block that is not closed"
+    known = {"bash", "console", "diff", "ini", "mermaid", "powershell", "python", "text"}
+    known |= {"dockerfile", "toml", "yaml"}
+    assert {fence.partition(" ")[0] for fence in fences[::2]} <= known
+    assert set(fences[1::2]) <= {""}
+    assert text.count("<details>") == text.count("</details>"), f"{page.name}: details left open"
+
+
+def test_readme_opens_with_two_commands_that_do_all_the_set_up() -> None:
+    install = "python3 -m venv .venv && .venv/bin/pip install -r"
+    commands = re.findall(r"(?ms)^```bash\n(.*?)^```$", README)
+    assert commands[0] == (
+        f"{install} requirements.txt && .venv/bin/python 01_basic_example_with_flows.py\n"
+    )
+    assert commands[1] == f"{install} requirements-dev.txt && .venv/bin/python -m pytest\n"
+    assert len(README.splitlines()) <= 100, "README.md is longer than a screen and a half"
+
+
+def test_the_command_that_renews_the_lock_is_the_one_that_made_it() -> None:
+    texts = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    told = re.search(r'--custom-compile-command[= ]"(.+?)"', texts)
+    assert told, "no page has the command that renews the lock"
+    lock = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert told[1] in lock, "constraints.txt was made by another command"

@@ -1,0 +1,130 @@
+"""What the pages show of a run: transcripts, seconds, timelines, graphs, Python blocks."""
+
+import re
+from collections.abc import Callable
+from functools import cache
+from uuid import UUID
+
+import pytest
+from machinery import SCRIPTS, run, script, server, serving
+from pages import LEARNINGS, PAGES, RUN_ID, SECTIONS, check_pictures, map_rows, work_seconds
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from recorded import FlowRun, read_ended
+from transcripts import (
+    TRANSCRIPTS,
+    Transcript,
+    normalised,
+    record,
+    record_served,
+    record_server,
+)
+
+pytestmark = pytest.mark.timeout(900)  # most of it is waiting, on a busy machine
+
+# How much more than the work a transcript on the page may show; the page states this, too.
+TOLERANCE = 0.9
+
+Print = Callable[[Transcript], str]
+read_once = cache(read_ended)
+
+
+def shown(name: str) -> Transcript:
+    """Return the first transcript of LEARNINGS.md that runs the script, with a server."""
+    own = [it for it in TRANSCRIPTS if it.command.startswith(f"python {name}") and it.has_server]
+    assert own, f"LEARNINGS.md has no transcript of {name}"
+    return own[0]
+
+
+def together(it: Transcript) -> pytest.MarkDecorator:
+    """Return the mark of what one process of pytest-xdist runs, in order."""
+    served = it.is_of_served_flow or it.is_of_server
+    alone = it.page.name == "LEARNINGS.md" and not served
+    return pytest.mark.xdist_group(it.command if alone else "served" if served else it.page.name)
+
+
+def runs_of(output: str) -> list[FlowRun]:
+    """Return the flow runs whose addresses were printed."""
+    return [read_once(UUID(flow_run_id)) for flow_run_id in RUN_ID.findall(output)]
+
+
+@pytest.fixture(scope="session")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> Print:
+    """Return a function that returns what the command of a transcript prints, each run once."""
+    outputs: dict[Transcript, str] = {}
+
+    def of(it: Transcript) -> str:
+        if it in outputs:
+            return outputs[it]
+        if it.is_of_server:
+            outputs.update(record_server([it for it in TRANSCRIPTS if it.is_of_server]))
+        elif it.is_of_served_flow:
+            served = [it for it in TRANSCRIPTS if it.is_of_served_flow]
+            # The harness has no web page, and some of these commands ask for it.
+            with server() as own, temporary_settings({PREFECT_API_URL: own.api_url}):
+                outputs.update(record_served(served, own.site, tmp_path_factory.mktemp("served")))
+                runs_of("".join(outputs.values()))
+        else:
+            outputs[it] = record(it, str(PREFECT_API_URL.value()).removesuffix("/api"))
+        return outputs[it]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    "transcript", [pytest.param(it, marks=together(it), id=str(it)) for it in TRANSCRIPTS]
+)
+def test_a_transcript_is_what_the_command_prints(transcript: Transcript, printed: Print) -> None:
+    assert normalised(transcript.output) == normalised(printed(transcript)), (
+        f"{transcript} prints something else: python docs/checks/transcripts.py rewrites it"
+    )
+
+
+def test_no_transcript_is_left_out() -> None:
+    blocks = sum(page.read_text(encoding="utf-8").count("```console") for page in PAGES)
+    assert blocks == len(TRANSCRIPTS), "a console block is not one command"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=together(shown(name))) for name in SCRIPTS]
+)
+def test_the_seconds_and_pictures_of_a_lesson_are_those_of_its_run(
+    name: str, printed: Print
+) -> None:
+    runs = runs_of(printed(shown(name)))
+    source = script(min(name[:2], "09")).read_text(encoding="utf-8")
+    measured = max((work_seconds(flow_run, source) for flow_run in runs), default=0)
+    stated = map_rows()[name]
+    assert measured == stated, f"the map says {stated} s for {name}, it was {measured} s"
+    for told in re.findall(r"\b(\d+\.\d) s\b", shown(name).output):
+        assert stated <= float(told) <= stated + TOLERANCE, (
+            f"the transcript of {name} shows {told} s, the map says {stated} s: "
+            "make the transcript on a quiet machine"
+        )
+    lesson = re.sub(r"(?s)<details>.*?</details>", "", SECTIONS[name])  # effects are tried
+    for seconds in re.findall(r"\*\*(\d+) s\*\*", lesson):
+        assert int(seconds) == stated, f"{name} says {seconds} s, the map does not"
+    if name < "09":
+        check_pictures(name, runs[0])
+
+
+def test_every_sum_is_right() -> None:
+    sums = re.findall(r"(\d+ s(?: \+ \d+ s)+)\s(?:=|is|for)\s\**(\d+) s\b", LEARNINGS)
+    sums += [
+        (terms, total) for total, terms in re.findall(r"(\d+) s is (\d+ s[\d s+]+)", LEARNINGS)
+    ]
+    assert len(sums) >= 4, "a sum of seconds on the page is not found"
+    for terms, total in sums:
+        assert sum(map(int, re.findall(r"\d+", terms))) == int(total), f"{terms} is not {total} s"
+
+
+def test_the_python_blocks_run(tmp_path_factory: pytest.TempPathFactory) -> None:
+    api_url = str(PREFECT_API_URL.value())
+    log = tmp_path_factory.mktemp("blocks") / "09.log"
+    with serving(api_url, script("09"), log):
+        told = run(
+            *("-m", "pytest", "-q", "-p", "no:cacheprovider", "--markdown-docs"),
+            *PAGES,
+            seconds=600,
+            PREFECT_API_URL=api_url,
+        )
+    assert told.returncode == 0, told.stdout + told.stderr

@@ -1,0 +1,90 @@
+"""The pages, their parts, and what a recorded flow run is compared with."""
+
+import re
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
+from uuid import UUID
+
+from machinery import ROOT, script
+from recorded import FlowRun, TaskRun
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/growing/*.md")])
+LEARNINGS = (ROOT / "LEARNINGS.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"(?ms)^## (\S+\.py)$(.*?)(?=^## )", LEARNINGS))  # of the lessons
+RUN_ID = re.compile(r"/runs/flow-run/([0-9a-f-]{36})")
+
+# The constant of a lesson that says how long an attempt of the task takes.
+CONSTANTS = {
+    "fetch_user_info": "USER_SECONDS",
+    "fetch_account_balance": "BALANCE_SECONDS",
+    "fetch_recent_activity": "ACTIVITY_SECONDS",
+    "predict_churn": "PREDICTION_SECONDS",
+    "send_notification": "NOTIFICATION_SECONDS",
+}
+
+
+def map_rows() -> dict[str, int]:
+    """Return the seconds of every script, as the map at the start of LEARNINGS.md has them."""
+    rows = re.findall(r"(?m)^\| \[(\S+\.py)\]\((\S+\.py)\) \|.*\| (\d+) \|$", LEARNINGS)
+    assert all(name == link for name, link, _ in rows), "a row of the map links another script"
+    return {name: int(seconds) for name, _, seconds in rows}
+
+
+def bars(name: str) -> dict[str, list[tuple[str, int, int]]]:
+    """Return the bars of the timelines in a lesson's section: name, start and end, by heading."""
+    found: dict[str, list[tuple[str, int, int]]] = {}
+    for chart in re.findall(r"(?s)```mermaid\ngantt\n(.*?)```", SECTIONS[name]):
+        for heading, body in re.findall(r"(?ms)^ +section (.+?)$(.*?)(?=^ +section |\Z)", chart):
+            drawn = re.findall(r"(?m)^ +(.+?) +:(?:\w+, )*(\d+), (\d+)$", body)
+            found[heading] = [(bar, int(start), int(end)) for bar, start, end in drawn]
+    return found
+
+
+def moments(run: TaskRun, source: str) -> Iterator[int]:
+    """Yield how long each attempt takes and each delay between, as the script declares them."""
+    (seconds,) = re.findall(rf"(?m)^{CONSTANTS.get(run.name, '-')} = (\d+)", source) or ["0"]
+    (declared, *_) = re.findall(r"retry_delay_seconds=(\d+|\[[\d, ]+\])", source) or ["0"]
+    delays = [int(delay) for delay in re.findall(r"\d+", declared)]
+    for retry in range(run.attempts - 1):
+        yield from (int(seconds), delays[min(retry, len(delays) - 1)])
+    yield int(seconds)
+
+
+def timeline(run: FlowRun, source: str) -> list[tuple[str, int, int]]:
+    """Return each task run's start and end, in seconds, on a machine of infinite speed.
+
+    What ran before what, and how often, is as recorded; how long it takes is as the script's
+    constants say. A busy machine adds to the clock, but nothing to this.
+    """
+    ends: dict[UUID, int] = {}
+    found = []
+    for step in run.task_runs:
+        start = max((ends[it.id] for it in run.task_runs if it.end <= step.start), default=0)
+        took = sum(moments(step, source))
+        clock = (step.end - step.start).total_seconds()
+        assert clock > took - 0.05, f"{step.name} was done after {clock} s, not {took} s"
+        ends[step.id] = start + took
+        found.append((step.name, start, start + took))
+    return found
+
+
+def work_seconds(run: FlowRun, source: str) -> int:
+    """Return the seconds from the first task's start to the last one's end, as in `timeline`."""
+    return max((end for _, _, end in timeline(run, source)), default=0)
+
+
+def check_pictures(name: str, run: FlowRun) -> None:
+    """Fail where a timeline or graph that LEARNINGS.md draws of the lesson is not the run's."""
+    source = script(name[:2]).read_text(encoding="utf-8")
+    for heading, drawn in bars("03_sync_demo.py").items():
+        if heading[:2] == name[:2]:
+            real = sorted(timeline(run, source))
+            assert sorted(drawn) == real, f"the timeline {heading!r} is not that of the run: {real}"
+    for heading, drawn in bars(name).items():
+        if heading in CONSTANTS:  # the attempts of one task, and the delays between
+            ends = list(accumulate(moments(run.task_run(heading), source), initial=0))
+            assert [bar[1:] for bar in drawn] == list(pairwise(ends)), "attempts are not the run's"
+            waits = [bar[0] for bar in drawn[1::2]]
+            assert set(waits) == {"AwaitingRetry"}, "every second bar is a delay"
+    drawn_arrows = set(re.findall(r"(?m)^ +(\w+) --> (\w+)$", SECTIONS[name]))
+    assert not drawn_arrows or drawn_arrows == run.arrows(), "the arrows are not those of the run"

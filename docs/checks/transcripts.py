@@ -1,0 +1,198 @@
+"""The console transcripts of the pages: what each command prints, from real runs.
+
+python docs/checks/transcripts.py rewrites every transcript that is not what its command prints
+today, apart from names, ids and times; with --all, every transcript, with the times of a quiet
+machine. A block ```console has one command; ```console no-server is one without a server.
+"""
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import requests
+
+sys.path[:0] = [str(Path(__file__).parents[2] / "tests"), str(Path(__file__).parent)]
+
+from machinery import ROOT, environment, free_port, script, server, serving  # noqa: E402
+from pages import PAGES  # noqa: E402
+from recorded import wait_until  # noqa: E402
+
+LOCAL = "http://127.0.0.1:4200"  # where the reader's server is
+SERVE = f"python {script('09').name}"
+START = "prefect server start --background"
+FENCE = re.compile(
+    r"^```console(?P<mark> no-server)?\n\$ (?P<command>.+)\n(?P<output>(?:(?!```).*\n)*)```$",
+    re.MULTILINE,
+)
+
+# What differs from run to run, and what stands for it when two outputs are compared.
+CHANGING = (
+    (r"(?m)^.*EventsWorker - Still processing items.*\n", ""),
+    (r"\b\d\d:\d\d:\d\d(\.\d{3})?", "TIME"),
+    (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "ID"),
+    (r"127\.0\.0\.1:\d+", "SERVER"),
+    (r"([Ff]low run ')[a-z]+(-[a-z]+)+'", r"\1NAME'"),
+    (r"(?m)((Scheduled:?|under this key:) )[a-z]+(-[a-z]+)+$", r"\1NAME"),
+    (r"(Task run '\w+-)[0-9a-f]{3}'", r"\1ID'"),
+    (r"\b\d+\.\d s\b", "SECONDS"),
+)
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """A command, and what the page says that it prints."""
+
+    page: Path
+    line: int
+    command: str
+    output: str
+    has_server: bool
+
+    def __str__(self) -> str:
+        """Return where it is, and its command."""
+        return f"{self.page.relative_to(ROOT)}:{self.line} {self.command}"
+
+    @property
+    def is_of_served_flow(self) -> bool:
+        """Whether it is one of lessons 09 to 12, which talk to each other."""
+        return re.match(r"python (09|1\d)_", self.command) is not None
+
+    @property
+    def is_of_server(self) -> bool:
+        """Whether it starts or stops the server that the others need, or asks for it."""
+        return self.command.startswith("prefect server")
+
+
+def read_transcripts(page: Path) -> list[Transcript]:
+    """Return the transcripts of the page, in order."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        Transcript(
+            page,
+            text.count("\n", 0, found.start()) + 1,
+            found["command"],
+            found["output"],
+            has_server=found["mark"] is None,
+        )
+        for found in FENCE.finditer(text)
+    ]
+
+
+TRANSCRIPTS = [transcript for page in PAGES for transcript in read_transcripts(page)]
+
+
+def normalised(output: str) -> str:
+    """Return the output with what differs from run to run taken out."""
+    for pattern, replacement in CHANGING:
+        output = re.sub(pattern, replacement, output)
+    return "".join(f"{line.rstrip()}\n" for line in output.splitlines())
+
+
+def run_command(command: str, site: str | None, **settings: str) -> str:
+    """Return what the command prints, stdout and stderr as they come, with port 4200 in it."""
+    if site:
+        settings["PREFECT_API_URL"] = f"{site}/api"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+        subprocess.run(
+            command.replace(LOCAL, site or LOCAL),
+            check=False,
+            shell=True,
+            cwd=ROOT,
+            env=environment(PATH=path, COLUMNS="100", **settings),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=600,
+        )
+        output.seek(0)
+        return output.read().replace(site or LOCAL, LOCAL)
+
+
+def record(transcript: Transcript, site: str) -> str:
+    """Return what a command prints that needs no other one: a lesson up to 08, or a program."""
+    if transcript.has_server:
+        return run_command(transcript.command, site)
+    with tempfile.TemporaryDirectory() as home:  # a first run, on a slow machine
+        waits = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300"}
+        return run_command(transcript.command, None, PREFECT_HOME=home, **waits)
+
+
+def record_server(transcripts: list[Transcript]) -> dict[Transcript, str]:
+    """Return what the commands print that start a server, ask for it and stop it, in order."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        port = str(free_port())
+        settings = {"PREFECT_HOME": home, "PREFECT_SERVER_API_PORT": port}
+        site = f"http://127.0.0.1:{port}"
+        outputs = {}
+        try:
+            for it in transcripts:
+                outputs[it] = run_command(it.command, site, **settings)
+        finally:
+            run_command("prefect server stop", site, **settings)
+        with_port = [it for it in psutil.net_connections("tcp") if it.laddr[1:] == (int(port),)]
+        assert not [it for it in with_port if it.status == psutil.CONN_LISTEN], "it is not stopped"
+        return outputs
+
+
+def record_served(transcripts: list[Transcript], site: str, folder: Path) -> dict[Transcript, str]:
+    """Return what lessons 09 to 12 print: 09 serves while the others run, then gets Ctrl-C."""
+    outputs = {}
+    log = folder / "09.log"
+    unended = {"state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}}}
+    with serving(f"{site}/api", script("09"), log, stop=signal.SIGKILL) as process:
+
+        def all_ended() -> bool:
+            # With a run under way, Ctrl-C makes Prefect say something else.
+            found = requests.post(f"{site}/api/flow_runs/filter", json={"flow_runs": unended})
+            children = [" ".join(it.cmdline()) for it in psutil.Process(process.pid).children()]
+            return found.json() == [] and not any("spawn_main" in child for child in children)
+
+        for it in transcripts:
+            if it.command != SERVE:
+                nobody = f"http://127.0.0.1:{free_port()}"
+                outputs[it] = run_command(it.command, site if it.has_server else nobody)
+                wait_until("the triggered flow runs end", all_ended, 120)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(120) == 0, log.read_text(encoding="utf-8")
+    served = log.read_text(encoding="utf-8").replace(site, LOCAL)
+    return outputs | {it: served for it in transcripts if it.command == SERVE}
+
+
+def main() -> None:
+    """Rewrite the transcripts that differ from what is printed now."""
+    parser = argparse.ArgumentParser(description="Renew the transcripts of the pages.")
+    parser.add_argument("--all", action="store_true", help="also where only names and times differ")
+    every = parser.parse_args().all
+    with server() as running:
+        outputs = record_server([it for it in TRANSCRIPTS if it.is_of_server])
+        alone = [it for it in TRANSCRIPTS if not it.is_of_server and not it.is_of_served_flow]
+        outputs |= {it: record(it, running.site) for it in alone}
+        of_served = [it for it in TRANSCRIPTS if it.is_of_served_flow]
+        outputs |= record_served(of_served, running.site, running.home)
+    noise, nothing = CHANGING[0]
+    for page in PAGES:
+        renewed = iter(read_transcripts(page))
+
+        def renew(fence: re.Match[str], renewed: Iterator[Transcript] = renewed) -> str:
+            it = next(renewed)
+            if not every and normalised(outputs[it]) == normalised(it.output):
+                return fence[0]
+            print(f"Rewritten: {it}")
+            head = fence[0].partition("\n")[0]
+            return f"{head}\n$ {it.command}\n{re.sub(noise, nothing, outputs[it])}```"
+
+        text = FENCE.sub(renew, page.read_text(encoding="utf-8"))
+        page.write_text(text, encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main()
