@@ -154,7 +154,7 @@ class Server:
                 stderr=output,
                 start_new_session=True,
             )
-        wait_until("the server answers", lambda: self.answers(log), 120)
+        wait_until("the server answers", lambda: self.answers(log), 300)
 
     def answers(self, log: Path) -> bool:
         """Return whether it answers; fail if it has ended."""
