@@ -1,0 +1,96 @@
+"""Lesson 11: the id of a deployment, looked up by its name."""
+
+import re
+import time
+from types import ModuleType
+from typing import Any
+
+import pytest
+from prefect import get_client
+from pytest_httpserver import HTTPServer
+from werkzeug import Response
+
+ID = "11111111-2222-4333-8444-555555555555"
+QUOTED = {
+    "my flow/flöw": "my%20flow/fl%C3%B6w",
+    "a/b%2Fc": "a/b%252Fc",
+    "a/b?c#d": "a/b%3Fc%23d",
+    "a/...": "a/...",
+}
+NO_NAMES = ["", "user-flow", "user-flow/", "/x", "a/b/c", "../x", "x/..", "./."]
+URLS = {
+    "nonsense": "No scheme",
+    "http://[::1/api": "Failed to parse",
+    "http://127.0.0.1:1/api": "Connection refused",
+    "http://admin:secret@127.0.0.1:1/api": "no credentials",
+}
+ANSWERS = {
+    "404 .*; an API URL looks like": Response('{"detail":"Not Found"}', 404),
+    "401 .*Unauthorized.*; lesson 12": Response('{"exception_message":"Unauthorized"}', 401),
+    "503 .*database is locked": Response("database is\nlocked", 503),
+    "302 .*/login": Response("", 302, {"Location": "http://127.0.0.1:1/login"}),
+    "200 .*<html>; an API URL looks like": Response("<html>"),
+    "200 .*: ": Response(""),
+    r"200 .*: \[1, 2\]": Response("[1, 2]"),
+}
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_it_asks_for_the_name_and_prints_the_id_alone(
+    program: Any, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, slash: str
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", httpserver.url_for("/api") + slash)
+    path = "/api/deployments/name/user-flow/user-deployment"
+    httpserver.expect_request(path, method="GET").respond_with_json({"id": ID})
+    assert program("user-flow/user-deployment") == (f"{ID}\n", None), "stdout is not the id alone"
+    assert program() == (f"{ID}\n", None), "user-flow/user-deployment is no longer the default"
+    assert "Authorization" not in httpserver.log[0][0].headers, "lesson 11 sends no credentials"
+
+
+@pytest.mark.parametrize("name", QUOTED)
+def test_each_part_of_the_name_is_quoted(program: Any, httpserver: HTTPServer, name: str) -> None:
+    words = '{"detail":"Deployment not found"}'
+    httpserver.expect_request(re.compile(".*")).respond_with_data(words, 404)
+    assert words in program(name, "--api-url", httpserver.url_for("/api"))[1]
+    asked = httpserver.log[0][0].environ["REQUEST_URI"]
+    assert asked == f"/api/deployments/name/{QUOTED[name]}", "the name changes the URL"
+
+
+@pytest.mark.parametrize("name", [*NO_NAMES, "a/Jos\udce9"])
+def test_what_is_no_name_is_not_sent(program: Any, httpserver: HTTPServer, name: str) -> None:
+    stdout, line = program(name, "--api-url", httpserver.url_for("/api"))
+    assert ("FLOW/DEPLOYMENT" if name in NO_NAMES else "Unicode") in line
+    assert (stdout, httpserver.log) == ("", []), "it was sent all the same"
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_a_url_without_an_answer_is_one_clear_line(program: Any, url: str) -> None:
+    line = program("--api-url", url)[1]
+    assert URLS[url] in line
+    assert "secret" not in line, "a credential is shown"
+
+
+@pytest.mark.parametrize("hint", ANSWERS)
+def test_another_answer_is_told_in_the_servers_words(
+    program: Any, httpserver: HTTPServer, hint: str
+) -> None:
+    httpserver.expect_request(re.compile(".*")).respond_with_response(ANSWERS[hint])
+    stdout, line = program("--api-url", httpserver.url_for("/api"))
+    assert re.search(hint, line)
+    assert stdout == "", "stdout is for the id only"
+
+
+def test_a_server_that_hangs_is_given_up(lesson: ModuleType, httpserver: HTTPServer) -> None:
+    def hang(_: Any) -> Response:
+        time.sleep(2)
+        return Response("")
+
+    httpserver.expect_request(re.compile(".*")).respond_with_handler(hang)
+    with pytest.raises(OSError, match="timed out"):
+        lesson.get_deployment_id(httpserver.url_for("/api"), "user-flow/user-deployment")
+
+
+def test_it_finds_the_served_flow(program: Any, served: str) -> None:
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("user-flow/user-deployment")
+    assert program("--api-url", served) == (f"{deployment.id}\n", None), "not the deployment's id"
