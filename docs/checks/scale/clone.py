@@ -120,8 +120,8 @@ def find_postgres() -> Path | None:
 
 
 @contextmanager
-def postgres() -> Iterator[tuple[int, Path]]:
-    """Run a PostgreSQL server of our own; give its port, and the folder of its socket."""
+def postgres() -> Iterator[int]:
+    """Run a PostgreSQL server of our own with the page's role and database; give its port."""
     programs = find_postgres()
     user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
     with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as folder:
@@ -146,6 +146,8 @@ def postgres() -> Iterator[tuple[int, Path]]:
         ready = [f"{programs}/pg_isready", "-q", "-h", folder, "-p", str(port)]
         try:
             wait_until("PostgreSQL answers", lambda: not subprocess.call(ready))
-            yield port, Path(folder)
+            superuser = f"{programs}/psql -h {folder} -p {port} -U postgres"
+            Clone(ROOT, {}).run(block("CREATE ROLE", ("sudo -u postgres psql", superuser)))
+            yield port
         finally:
             end(process, signal.SIGINT)

@@ -35,10 +35,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
     """Return a client of a server that was started as the page says, with lesson 09 deployed."""
     clone = make_clone(tmp_path_factory.mktemp("team"), 1)
     with ExitStack() as stack:
-        database, socket = stack.enter_context(postgres())
-        superuser = f"psql -h {socket} -p {database} -U postgres"
-        clone.run(block("CREATE ROLE", ("sudo -u postgres psql", superuser)))
-        port = str(free_port())
+        database, port = stack.enter_context(postgres()), str(free_port())
         free = (("0.0.0.0", "127.0.0.1"), ("4200", port), (":5432/", f":{database}/"))
         stack.enter_context(clone.terminal(block("prefect server start", *free), "Check out"))
         wait_until("the team's server answers", lambda: answers(port), 120)
