@@ -51,8 +51,8 @@ CRASHED_RUN = Automation(
 )
 
 if __name__ == "__main__":
-    with get_client(sync_client=True) as client:
-        for automation in (SILENT_RUN, CRASHED_RUN):
+    for automation in (SILENT_RUN, CRASHED_RUN):
+        with get_client(sync_client=True) as client:  # an earlier one of that name is replaced
             for earlier in client.read_automations_by_name(automation.name):
                 client.delete_automation(earlier.id)
-            client.create_automation(automation)
+        automation.create()
