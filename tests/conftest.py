@@ -4,14 +4,11 @@ Copy this file, recorded.py and one test beside your own flow: they need prefect
 """
 
 import importlib.util
+import logging
 import os
-import re
-import runpy
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,14 +23,10 @@ home = tempfile.TemporaryDirectory(prefix="prefect-home-", ignore_cleanup_errors
 os.environ["PREFECT_HOME"] = home.name
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 
-from prefect import Task, get_client  # noqa: E402
-from prefect.settings import (  # noqa: E402
-    PREFECT_API_URL,
-    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-    temporary_settings,
-)
+from prefect import Task  # noqa: E402
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: E402
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402
-from recorded import Record, StandIn, record_flow, wait_until  # noqa: E402
+from recorded import Record, StandIn, record_flow  # noqa: E402
 
 QUICK_SECONDS = 0.25  # what a step of a lesson takes here
 
@@ -47,6 +40,7 @@ def harness() -> Iterator[None]:
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):
         yield
+    logging.raiseExceptions = False  # Prefect's last record comes when pytest's output is closed
 
 
 @pytest.fixture(scope="session")
@@ -67,28 +61,6 @@ def lesson_path(request: pytest.FixtureRequest) -> Path:
 def lesson(lesson_path: Path) -> ModuleType:
     """Return the lesson, loaded afresh, with every constant of seconds made short."""
     return load_quickly(lesson_path)
-
-
-@pytest.fixture
-def program(
-    lesson_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[str, Any]]:
-    """Return a function that runs the lesson as a program: its stdout, and what ends it, if not 0.
-
-    That is an exit code, or a line for stderr (and then the exit code is 1).
-    """
-
-    def run(*arguments: str) -> tuple[str, Any]:
-        monkeypatch.setattr(sys, "argv", [lesson_path.name, *arguments])
-        code = None
-        try:
-            runpy.run_path(str(lesson_path), run_name="__main__")
-        except SystemExit as end:
-            code = end.code
-        assert "\n" not in str(code), f"not one line: {code}"
-        return capsys.readouterr().out, code
-
-    return run
 
 
 @pytest.fixture
@@ -117,34 +89,3 @@ def load_quickly(path: Path) -> ModuleType:
         if isinstance(value, Task) and value.retry_delay_seconds:
             value.retry_delay_seconds = QUICK_SECONDS  # type: ignore[assignment]
     return module
-
-
-@contextmanager
-def serve_lesson_09(folder: Path, name: str, *options: str) -> Iterator[str]:
-    """Serve lesson 09 under the name, one run at a time, as a program; yield the API's URL."""
-    text = (Path(__file__).parent.parent / "09_user_flow.py").read_text(encoding="utf-8")
-    text = re.sub("LIMIT = .*", "LIMIT = 1", text.replace('"user-deployment"', f'"{name}"'))
-    script = folder / "09_user_flow.py"
-    script.write_text(text, encoding="utf-8")
-    api_url = str(PREFECT_API_URL.value())
-    settings = {"PREFECT_API_URL": api_url, "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
-
-    def polls() -> bool:
-        assert process.poll() is None, "lesson 09 ended instead of serving"
-        with get_client(sync_client=True) as client:
-            return (name, "READY") in [(it.name, it.status) for it in client.read_deployments()]
-
-    process = subprocess.Popen([sys.executable, str(script), *options], env=os.environ | settings)
-    try:
-        wait_until("lesson 09 serves", polls, 120)
-        yield api_url
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-@pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Serve user-flow/user-deployment while the tests run; return the API's URL."""
-    with serve_lesson_09(tmp_path_factory.mktemp("served"), "user-deployment") as api_url:
-        yield api_url

@@ -14,6 +14,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pytest_httpserver import HTTPServer
 from recorded import FlowRun, read_flow_run, wait_until
 
+pytest_plugins = ["programs"]  # the fixtures `program` and `served`
+
 USERS = [101, 102, 103]
 Serve = Callable[..., dict[str, Any]]
 

@@ -16,6 +16,8 @@ from pytest_httpserver import HTTPServer
 from recorded import read_flow_run, wait_until
 from werkzeug import Response
 
+pytest_plugins = ["programs"]  # the fixtures `program` and `served`
+
 ID = "11111111-2222-4333-8444-555555555555"
 RUN_ID = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
 VALUES = {"102": 102, '"102"': "102", "null": None, "[1, 2]": [1, 2]}  # read as JSON

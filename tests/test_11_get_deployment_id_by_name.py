@@ -10,6 +10,8 @@ from prefect import get_client
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
+pytest_plugins = ["programs"]  # the fixtures `program` and `served`
+
 ID = "11111111-2222-4333-8444-555555555555"
 QUOTED = {
     "my flow/flöw": "my%20flow/fl%C3%B6w",

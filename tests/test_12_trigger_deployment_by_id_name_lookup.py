@@ -21,6 +21,8 @@ from pytest_httpserver import HTTPServer
 from recorded import read_flow_run, wait_until
 from werkzeug import Request, Response
 
+pytest_plugins = ["programs"]  # the fixtures `program` and `served`
+
 NAME = "user-flow/user-deployment"
 ID = "11111111-2222-4333-8444-555555555555"
 RUN_ID = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"

@@ -105,7 +105,10 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[Attempt, set[str]]:
     """Return which tests of its stage fail after each change: all stages run in one pytest."""
     folder = tmp_path_factory.mktemp("stages")
     (folder / "tests").mkdir()
-    for path in [*(ROOT / "tests" / name for name in ("conftest.py", "recorded.py")), script("09")]:
+    for path in [
+        *(ROOT / "tests" / name for name in ("conftest.py", "recorded.py", "programs.py")),
+        script("09"),
+    ]:
         shutil.copy(path, folder / "tests" if "tests" in path.parts else folder)
     for number, attempt in enumerate(ATTEMPTS):
         place = folder / "tests" / str(number)
