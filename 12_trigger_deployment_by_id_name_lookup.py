@@ -34,6 +34,7 @@ QUIET_SECONDS = 5  # trouble that lasts longer is told
 POLL_SECONDS = 1
 TRANSIENT = (429, 500, 502, 503, 504)  # 503: SQLite is busy; 500: PostgreSQL is away
 
+Json = dict[str, Any]
 logger = logging.getLogger(__name__)
 logger.addHandler(logging.NullHandler())  # silent, unless the program that imports us logs
 
@@ -90,12 +91,11 @@ def read_answer(response: requests.Response) -> tuple[Any, str]:
 def call_api(
     session: requests.Session, url: str, deadline: float, body: Any = None, kind: type = dict
 ) -> tuple[int, Any]:
-    """Return status and JSON, a `kind`, of the answer to a GET, or to a POST if there is a body.
+    """Return status and JSON (of that kind) of the answer to a GET, or to a POST of the body.
 
-    What may pass is tried again until the deadline, a time of `time.monotonic()`, which raises
-    TimeoutError. Other errors are those of `trigger`.
+    What may pass is tried again until the deadline, a `time.monotonic()`; then TimeoutError is
+    raised. Other errors are those of `trigger`.
     """
-    method = "GET" if body is None else "POST"
     quiet_until, backoff = time.monotonic() + QUIET_SECONDS, BACKOFF_SECONDS
     while True:
         pause = random.uniform(0, backoff)  # or all clients come back together, and collide again
@@ -103,7 +103,7 @@ def call_api(
         options["timeout"] = min(REQUEST_SECONDS, max(0.1, deadline - time.monotonic()))
         options["verify"] = session.verify  # told here, or REQUESTS_CA_BUNDLE would win
         try:
-            response = session.request(method, url, **options)
+            response = session.request("GET" if body is None else "POST", url, **options)
         except ValueError as error:
             raise ValueError(f"{error}; an API URL is like {DEFAULT_API_URL}") from None
         except requests.RequestException as error:
@@ -153,9 +153,7 @@ def check(what: str, value: Any) -> None:
         raise ValueError(f"{what} has a NUL character, which PostgreSQL does not take")
 
 
-def get_deployment(
-    session: requests.Session, api_url: str, name: str, deadline: float
-) -> dict[str, Any]:
+def get_deployment(session: requests.Session, api_url: str, name: str, deadline: float) -> Json:
     """Return the deployment with this name; raise LookupError with near names if there is none."""
     path = "/".join(quote(part, safe="") for part in name.split("/"))
     with suppress(LookupError):
@@ -171,7 +169,7 @@ def get_deployment(
     raise LookupError(f"There is no deployment with the name {name!r}; see {hint}")
 
 
-def check_names(parameters: dict[str, Any], deployment: dict[str, Any]) -> None:
+def check_names(parameters: Json, deployment: Json) -> None:
     """Raise ValueError for a parameter that the flow lacks: the API takes it, and the run fails."""
     schema = deployment.get("parameter_openapi_schema") or {}
     accepted = list(schema.get("properties", parameters))
@@ -181,9 +179,7 @@ def check_names(parameters: dict[str, Any], deployment: dict[str, Any]) -> None:
         raise ValueError(f"There is no parameter {name!r}; {hint}The flow accepts {accepted}")
 
 
-def check_flow_run(
-    flow_run: dict[str, Any], deployment: dict[str, Any], parameters: dict[str, Any], key: str
-) -> None:
+def check_flow_run(flow_run: Json, deployment: Json, parameters: Json, key: str) -> None:
     """Raise ValueError for the flow run of a key that was used for something else."""
     # The server adds the deployment's defaults, and fills in its own variables and templates.
     asked = json.dumps({**(deployment.get("parameters") or {}), **parameters})
@@ -196,9 +192,7 @@ def check_flow_run(
         raise ValueError(f"{told}. Another event needs another key")
 
 
-def wait_for(
-    session: requests.Session, api_url: str, flow_run_id: str, deadline: float
-) -> dict[str, Any]:
+def wait_for(session: requests.Session, api_url: str, flow_run_id: str, deadline: float) -> Json:
     """Log each state of the flow run, with its time; return the flow run when it has ended."""
     url, seen = f"{api_url}/flow_run_states/?flow_run_id={flow_run_id}", 0
     while True:
@@ -216,25 +210,24 @@ def wait_for(
 
 def trigger(
     name: str,
-    parameters: dict[str, Any] | None = None,
+    parameters: Json | None = None,
     *,
     idempotency_key: str | None = None,
     wait: bool = False,
     timeout: float = TIMEOUT_SECONDS,
     api_url: str | None = None,
-    scheduled: Callable[[dict[str, Any]], object] = lambda flow_run: None,
-) -> dict[str, Any]:
+    scheduled: Callable[[Json], object] = lambda flow_run: None,
+) -> Json:
     """Schedule a run of the deployment FLOW/DEPLOYMENT; return the flow run as the API tells it.
 
     `parameters` are what JSON takes: text, numbers, booleans, None, lists, dicts. A date is text.
     One `idempotency_key` is one flow run, however often you ask; without it each call is a new one.
-    With `wait` it returns when the run has ended: see `["state"]["type"]`, such as COMPLETED. The
-    function `scheduled` gets the flow run before that. Threads may call `trigger` at the same time,
-    for each call has a session of its own. Nothing takes longer than `timeout` seconds.
+    With `wait` it returns when the run has ended: see `["state"]["type"]`, such as COMPLETED; the
+    function `scheduled` gets the flow run before that. `timeout` is in seconds, for everything.
+    Threads may call `trigger` at the same time: each call has a session of its own.
 
-    Raises an error of one clear line: ValueError for what is refused, LookupError for no such
-    deployment, PermissionError for credentials, TimeoutError for a run that goes on, and another
-    OSError (ConnectionError) for an API that does not answer, or is none.
+    Raises ValueError for what is refused, LookupError for no such deployment, PermissionError for
+    credentials, TimeoutError for a run that goes on, and else an OSError (ConnectionError).
     """
     if api_url is None:
         api_url = os.environ.get("PREFECT_API_URL") or DEFAULT_API_URL
@@ -270,9 +263,9 @@ def trigger(
         return wait_for(session, api_url, flow_run["id"], deadline) if wait else flow_run
 
 
-def parse_parameters(pairs: list[str]) -> dict[str, Any]:
+def parse_parameters(pairs: list[str]) -> Json:
     """Return KEY=VALUE pairs as parameters, each VALUE read as JSON if it is, else as text."""
-    parameters: dict[str, Any] = {}
+    parameters: Json = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not key or not equals or key in parameters:
