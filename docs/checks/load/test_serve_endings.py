@@ -1,0 +1,135 @@
+"""How serving ends, and what becomes of its runs: the table of lesson 09 in LEARNINGS.md."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from machinery import Server, changed_copy, script, server, serving
+from recorded import wait_until
+
+pytestmark = pytest.mark.timeout(600)
+
+
+ENDINGS = {  # the signal, who gets it, exit code, is it paused, the last state of the run under way
+    "Ctrl-C": (signal.SIGINT, os.killpg, 0, True, "Crashed"),
+    "SIGINT-to-the-process": (signal.SIGINT, os.kill, 0, True, "Completed"),
+    "SIGTERM-to-the-process": (signal.SIGTERM, os.kill, 0, True, "Cancelled"),
+    "SIGTERM-to-the-group": (signal.SIGTERM, os.killpg, 0, True, "Cancelled"),
+    "SIGKILL-to-the-process": (signal.SIGKILL, os.kill, -9, False, "Completed"),
+    "SIGKILL-to-the-group": (signal.SIGKILL, os.killpg, -9, False, "Running"),
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def harness() -> Iterator[None]:
+    """Take the place of the harness; programs hear SIGINT even if these checks run behind a `&`."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[Server]:
+    """Return a Prefect server as it comes, on SQLite."""
+    with server() as running:
+        yield running
+
+
+def ask(at: Server, method: str, path: str, **body: Any) -> Any:
+    """Return the JSON of the answer; while SQLite is busy, ask again."""
+
+    def answer() -> requests.Response | None:
+        response = requests.request(method, at.api_url + path, json=body, timeout=60)
+        return response if response.ok else None
+
+    return wait_until(f"{method} {path}", answer, 90).json()
+
+
+def find(at: Server, name: str) -> Any:
+    return ask(at, "GET", f"/deployments/name/user-flow/{name}")
+
+
+def trigger(at: Server, name: str) -> str:
+    return str(ask(at, "POST", f"/deployments/{find(at, name)['id']}/create_flow_run")["id"])
+
+
+def state(at: Server, flow_run_id: str) -> str:
+    return str(ask(at, "GET", f"/flow_runs/{flow_run_id}")["state_name"])
+
+
+def await_state(at: Server, flow_run_id: str, name: str) -> None:
+    wait_until(f"a run is {name}", lambda: state(at, flow_run_id) == name, 150)
+
+
+def lesson(folder: Path, name: str, seconds: float) -> Path:
+    """Return a copy of lesson 09 that serves under the name, one run at a time."""
+    changes = {"LIMIT = 5": "LIMIT = 1", "USER_SECONDS = 1": f"USER_SECONDS = {seconds}"}
+    return changed_copy(script("09"), folder, ('"user-deployment"', f'"{name}"'), *changes.items())
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_how_it_ends_decides_about_the_runs(plain: Server, tmp_path: Path, name: str) -> None:
+    sent, to, exit_code, paused, last = ENDINGS[name]
+    log, path = tmp_path / "log", lesson(tmp_path, name, seconds=10)
+    with serving(plain.api_url, path, log, f"user-flow/{name}") as process:
+        under_way = trigger(plain, name)
+        await_state(plain, under_way, "Running")
+        queued = trigger(plain, name)
+        to(process.pid, sent)
+        assert process.wait(120) == exit_code, log.read_text()
+    assert find(plain, name)["paused"] == paused, f"{name}: the schedule is the other way"
+    await_state(plain, under_way, last)
+    assert state(plain, queued) in ("Scheduled", "Late"), "a queued run does not stay queued"
+    with serving(plain.api_url, path, log, f"user-flow/{name}"):
+        await_state(plain, queued, "Completed")
+        assert not find(plain, name)["paused"], "serving again does not take the pause away"
+        assert state(plain, under_way) == last, "serving again changes what was lost"
+
+
+def test_sigterm_cancels_even_a_completed_run_whose_process_lingers(
+    plain: Server, tmp_path: Path
+) -> None:
+    name = "just-completed"
+    lingers = ("return user\n", "import threading; threading.Timer(20, str).start(); return user\n")
+    path = changed_copy(lesson(tmp_path, name, seconds=0.1), tmp_path, lingers)
+    with serving(plain.api_url, path, tmp_path / "log", f"user-flow/{name}") as process:
+        flow_run_id = trigger(plain, name)
+        await_state(plain, flow_run_id, "Completed")
+        process.send_signal(signal.SIGTERM)
+        process.wait(120)
+    await_state(plain, flow_run_id, "Cancelled")
+
+
+def test_an_edit_is_seen_only_after_a_restart(plain: Server, tmp_path: Path) -> None:
+    name, log = "edited", tmp_path / "log"
+    path = lesson(tmp_path, name, seconds=0.1)
+    with serving(plain.api_url, path, log, f"user-flow/{name}"):
+        changed_copy(path, tmp_path, ("Ada Lovelace", "Edited"))
+        await_state(plain, trigger(plain, name), "Completed")
+        assert "Ada Lovelace" in log.read_text()
+        changed_copy(path, tmp_path, ("import time", "import time, no python"))
+        await_state(plain, trigger(plain, name), "Crashed")
+
+
+def test_a_server_that_comes_back_is_served_again(tmp_path: Path) -> None:
+    with server() as away, serving(away.api_url, script("09"), tmp_path / "log") as process:
+        away.stop()
+        away.start()
+        await_state(away, trigger(away, "user-deployment"), "Completed")
+        assert process.poll() is None, "it ended because its server was away"
+
+
+def test_a_server_that_stays_away_ends_it_with_1(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    # Without retries of its client it takes seconds instead of minutes.
+    with (
+        server() as away,
+        serving(away.api_url, script("09"), log, PREFECT_CLIENT_MAX_RETRIES="0") as process,
+    ):
+        away.stop()
+        assert process.wait(120) == 1, "it goes on without a server"
+    assert "Failed the last 3 attempts" in log.read_text()
