@@ -32,6 +32,11 @@ LESSON_WEIGHTS: Weights = {
 }
 
 
+def round_all(weights: Weights) -> Weights:
+    """Return the weights as people read them."""
+    return {name: round(weight, 5) for name, weight in weights.items()}
+
+
 def read_published() -> Weights | None:
     """Return the published weights, or None if nothing is published.
 
@@ -76,7 +81,7 @@ def score_users(user_ids: list[int]) -> dict[int, float] | State:
         weights = LESSON_WEIGHTS
         logger.warning("No model is published: lesson 08's constants are used, %s", weights)
     else:
-        logger.info("The published model is used: %s", weights)
+        logger.info("The published model is used: %s", round_all(weights))
 
     users = lesson.fetch_user_info.map(user_ids)
     balances = lesson.fetch_account_balance.map(users)
@@ -99,7 +104,9 @@ def score_users(user_ids: list[int]) -> dict[int, float] | State:
     outcomes += [
         {"user": user_id, "churn": "", "error": error} for user_id, error in errors.items()
     ]
-    create_table_artifact(outcomes, key="churn-scores", description=f"Weights: {weights}")
+    create_table_artifact(
+        outcomes, key="churn-scores", description=f"Weights: {round_all(weights)}"
+    )
     if errors:
         named = [f"user {user_id}: {error}" for user_id, error in errors.items()]
         return Failed(message="\n".join([f"{len(errors)} of {len(user_ids)} failed", *named]))

@@ -6,12 +6,14 @@ Run:    python docs/growing/serve_churn.py
 Notice: the second command, in another terminal, scores with what training has published.
 """
 
+from typing import Any
+
 from prefect import serve
 from score_users import score_users
 from train_churn import train_churn
 
 if __name__ == "__main__":
-    serve(
-        train_churn.to_deployment("monthly", cron="0 6 1 * *"),  # on the 1st at 6:00, in UTC
-        score_users.to_deployment("on-demand"),
-    )
+    # On the first of each month at 6:00, in UTC unless a timezone is given.
+    monthly: Any = train_churn.to_deployment("monthly", cron="0 6 1 * *")
+    on_demand: Any = score_users.to_deployment("on-demand")
+    serve(monthly, on_demand)

@@ -24,7 +24,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 from prefect.variables import Variable
 from prefect_dask.task_runners import DaskTaskRunner
-from score_users import LESSON_WEIGHTS, VARIABLE, Weights, read_published
+from score_users import LESSON_WEIGHTS, VARIABLE, Weights, read_published, round_all
 from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
@@ -166,7 +166,8 @@ def report(verdict: str, weights: Weights, results: dict[str, Any]) -> None:
     for name, result in results.items():
         lines.append(f"| {name} | {result['log_loss']:.4f} | {result['roc_auc']:.3f} |")
     lines += ["", "| weight | new model | lesson 08 |", "|-|-|-|"]
-    lines += [f"| {name} | {weights[name]:.5f} | {LESSON_WEIGHTS[name]} |" for name in weights]
+    for name, weight in round_all(weights).items():
+        lines.append(f"| {name} | {weight} | {LESSON_WEIGHTS[name]} |")
     lines += ["", "| users, by prediction | predicted to leave | left |", "|-|-|-|"]
     calibration = results["new model"]["calibration"]
     for tenth, (predicted, true) in enumerate(calibration, start=1):
@@ -192,11 +193,11 @@ def train_churn(path: str = str(FILE)) -> State:
         return Failed(message=f"{left} left, {len(users) - left} stayed: too few to learn from")
 
     training, choosing, test = build_features(users)
-    fits = fit.map(C_VALUES, unmapped(training))
+    fits = fit.map(C_VALUES, unmapped(training)).result()
     losses = [result["log_loss"] for result in evaluate.map(fits, unmapped(choosing)).result()]
     best = losses.index(min(losses))
-    weights = fits[best].result()
-    logger.info("The best C is %s: %s", C_VALUES[best], weights)
+    weights = fits[best]
+    logger.info("The best C is %s: %s", C_VALUES[best], round_all(weights))
 
     share = sum(row[2] for row in training) / len(training)
     base = {"bias": math.log(share / (1 - share)), "balance_weight": 0.0, "login_weight": 0.0}
