@@ -26,16 +26,11 @@ from pathlib import Path
 from uuid import UUID
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [
-    str(ROOT / "docs/checks/scale"),
-    str(ROOT / "docs/checks"),
-    str(ROOT / "tests"),
-    str(ROOT),
-]
+sys.path[:0] = [str(ROOT / name) for name in ("docs/checks/scale", "docs/checks", "tests", "")]
 
 import psutil  # noqa: E402
 import requests  # noqa: E402
-from clone import Clone, block, find_postgres, make_clone, postgres  # noqa: E402
+from clone import Clone, block, find_postgres, make_clone, postgres, recorded  # noqa: E402
 from machinery import NAME, changed_copy, free_port, script, server, serving  # noqa: E402
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 from recorded import FlowRun, read_ended  # noqa: E402
@@ -84,51 +79,33 @@ class Place:
         return time.perf_counter() - started, stderr + stdout
 
 
-def recorded(output: str) -> FlowRun:
-    """Return the record of the flow run that the output names."""
-    return read_ended(UUID(re.findall(r"/runs/flow-run/([0-9a-f-]{36})", output)[0]))
-
-
-def seconds_of(run: FlowRun) -> float:
-    """Return the seconds that the flow run took."""
-    assert run.record.start_time
-    assert run.record.end_time
+def seconds_of(run: FlowRun, since: str = "start_time") -> float:
+    """Return the seconds of the flow run until its end, since its start, or since "created"."""
     assert run.state == "Completed", f"flow run {run.record.id} is {run.state}"
-    return float((run.record.end_time - run.record.start_time).total_seconds())
+    return float((run.record.end_time - getattr(run.record, since)).total_seconds())
 
 
 def trigger_to_end(flow_run_ids: Sequence[str]) -> list[float]:
     """Wait for the runs; return the seconds of each from its trigger to its end."""
-    seconds = []
-    for flow_run_id in flow_run_ids:
-        run = read_ended(UUID(flow_run_id), 600).record
-        assert run.created
-        assert run.end_time
-        seconds.append((run.end_time - run.created).total_seconds())
-    return seconds
+    return [seconds_of(read_ended(UUID(each), 600), "created") for each in flow_run_ids]
 
 
 # --- the tables ------------------------------------------------------------------------------
 
 
-def machine(place: Place) -> str:
+def machine(_: Place) -> str:
     """Describe the machine and the versions."""
-    names = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").exists() else ""
-    cpu = re.search(r"model name\s*:\s*(.+)", names)
+    found = Path("/proc/cpuinfo")  # on Linux
+    cpu = re.findall(r"model name\s*:\s*(.+)", found.read_text("utf-8") if found.exists() else "")
     memory = psutil.virtual_memory().total / 2**30
     packages = ("prefect", "prefect-dask", "distributed", "fastapi", "requests")
-    programs, database = find_postgres(), "not installed"
-    if programs:
-        told = subprocess.check_output([programs / "postgres", "--version"], encoding="utf-8")
-        database = told.split()[2]
+    program = [f"{find_postgres()}/postgres", "--version"]
+    here = f"{os.cpu_count()} cores, {memory:.0f} GiB, {(cpu or [platform.machine()])[0]}"
     rows = [
-        [
-            "machine",
-            f"{os.cpu_count()} cores, {memory:.0f} GiB, {cpu[1] if cpu else platform.machine()}",
-        ],
+        ["machine", here],
         ["system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"],
         ["packages", ", ".join(f"{name} {version(name)}" for name in packages)],
-        ["PostgreSQL", database],
+        ["database", subprocess.getoutput(" ".join(program)) if find_postgres() else DATABASE],
         ["command", f"`{' '.join(['python docs/checks/benchmark.py', *sys.argv[1:]])}`"],
     ]
     return table(["", "measured on"], rows)

@@ -1,7 +1,7 @@
 """Lesson 08's steps for many users in one flow run, with threads or on Dask.
 
 Run:    python docs/growing/many_users.py 101 102 103
-        python docs/growing/many_users.py 101 102 103 --dask tcp://127.0.0.1:8786
+        python docs/growing/many_users.py --dask tcp://127.0.0.1:8786 101 102 103
 Notice: with 999 among them, the others have their result, 999 is named with its error, and
         the flow run is Failed.
 """

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+from uuid import UUID
 
 import psutil
 from machinery import ROOT, SCRIPTS, end, environment, free_port
-from recorded import wait_until
+from recorded import FlowRun, read_ended, wait_until
 
 GROWING = ROOT / "docs" / "growing"
 PAGE = (GROWING / "README.md").read_text(encoding="utf-8")
@@ -38,6 +39,11 @@ def stated(pattern: str) -> str:
     found = re.search(pattern, " ".join(PAGE.split()))
     assert found, f"docs/growing/README.md no longer states {pattern!r}"
     return str(found[1])
+
+
+def recorded(output: str) -> FlowRun:
+    """Return the record of the flow run that is named in the output, once it has ended."""
+    return read_ended(UUID(re.findall(r"/runs/flow-run/([0-9a-f-]{36})", output)[0]), 180)
 
 
 @dataclass

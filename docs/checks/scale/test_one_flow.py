@@ -5,10 +5,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
-from clone import BLOCKS, PAGE, Clone, block, make_clone
+from clone import BLOCKS, PAGE, Clone, block, make_clone, recorded
 from machinery import free_port
 from prefect import flow, task
 from prefect.exceptions import UnfinishedRun
@@ -16,12 +15,11 @@ from prefect.settings import PREFECT_API_URL
 from prefect.task_runners import TaskRunner
 from prefect_dask.task_runners import DaskTaskRunner
 from pytest_httpserver import HTTPServer
-from recorded import FlowRun, read_ended
+from recorded import FlowRun
 
 pytestmark = pytest.mark.timeout(600)
 
 FACTOR = 0.3  # of the lessons' seconds: steps so short that they end before the next starts
-RUN_ID = re.compile(r"/runs/flow-run/([0-9a-f-]{36})")
 
 
 def test_every_block_of_the_page_is_run() -> None:
@@ -58,11 +56,6 @@ def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         clone.terminal(worker, "Registered to"),
     ):
         yield port
-
-
-def recorded(output: str) -> FlowRun:
-    """Return the record of the flow run that is named in the output."""
-    return read_ended(UUID(RUN_ID.findall(output)[0]))
 
 
 def at_once(run: FlowRun) -> int:
@@ -153,7 +146,7 @@ def assert_mapped(run: FlowRun, users: int) -> None:
 def test_many_users_run_at_once_with_threads_and_share_the_workers_of_dask(
     clone: Clone, dask: str
 ) -> None:
-    stdout, stderr = clone.run(block("101 102 103\n"))
+    stdout, stderr = clone.run(block("many_users.py 101"))
     run = recorded(stderr)
     assert_mapped(run, 3)
     assert at_once(run) > 2, "threads wait for all users at once"
@@ -183,7 +176,7 @@ def test_a_notification_that_never_goes_out_is_no_success(clone: Clone) -> None:
     clone.change(
         "08_sync_async_retry_logger.py", r"retry_delay_seconds=[\d.]+", "retry_delay_seconds=0"
     )
-    stdout, stderr = clone.run(block("101 102 103\n"), exits=1)
+    stdout, stderr = clone.run(block("many_users.py 101"), exits=1)
     assert not stdout, "nobody was notified"
     assert re.findall(r"(?m)^user (\d+): HTTPError: 503", stderr) == ["101", "102", "103"]
     assert recorded(stderr).state == "Failed", "a failed step is never a green flow"
