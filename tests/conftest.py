@@ -40,7 +40,7 @@ def harness() -> Iterator[None]:
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):
         yield
-    logging.raiseExceptions = False  # Prefect's last record comes when pytest's output is closed
+    logging.disable()  # Prefect logs once more when the output that pytest has taken is closed
 
 
 @pytest.fixture(scope="session")
