@@ -100,7 +100,7 @@ def main() -> None:
             page.goto(f"{running.site}/v2/deployments")
             page.get_by_text(NAME.partition("/")[2]).first.click()
             page.get_by_text("Concurrency Limit").wait_for()
-            save(page, page.locator("main"), folder / "09_deployment.png", 0, top=0, bottom=562)
+            save(page, page.locator("main"), folder / "09_deployment.png", 0, top=0, bottom=568)
 
 
 if __name__ == "__main__":

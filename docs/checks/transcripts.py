@@ -26,8 +26,6 @@ from pages import PAGES  # noqa: E402
 from recorded import wait_until  # noqa: E402
 
 LOCAL = "http://127.0.0.1:4200"  # where the reader's server is
-SERVE = f"python {script('09').name}"
-START = "prefect server start --background"
 FENCE = re.compile(
     r"^```console(?P<mark> no-server)?\n\$ (?P<command>.+)\n(?P<output>(?:(?!```).*\n)*)```$",
     re.MULTILINE,
@@ -64,6 +62,11 @@ class Transcript:
     def is_of_served_flow(self) -> bool:
         """Whether it is one of lessons 09 to 12, which talk to each other."""
         return re.match(r"python (09|1\d)_", self.command) is not None
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it is lesson 09 itself, serving."""
+        return self.has_server and self.command == f"python {script('09').name}"
 
     @property
     def is_of_server(self) -> bool:
@@ -157,14 +160,14 @@ def record_served(transcripts: list[Transcript], site: str, folder: Path) -> dic
             return found.json() == [] and not any("spawn_main" in child for child in children)
 
         for it in transcripts:
-            if it.command != SERVE:
+            if not it.is_serving:
                 nobody = f"http://127.0.0.1:{free_port()}"
                 outputs[it] = run_command(it.command, site if it.has_server else nobody)
                 wait_until("the triggered flow runs end", all_ended, 120)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(120) == 0, log.read_text(encoding="utf-8")
     served = log.read_text(encoding="utf-8").replace(site, LOCAL)
-    return outputs | {it: served for it in transcripts if it.command == SERVE}
+    return outputs | {it: served for it in transcripts if it.is_serving}
 
 
 def main() -> None:
