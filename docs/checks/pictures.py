@@ -83,6 +83,7 @@ def save(
 def main() -> None:
     """Take every picture."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "images"
+    growing = folder if len(sys.argv) > 1 else ROOT / "docs" / "growing" / "images"
     with server() as running, browser_page() as page:
         for number in ("03", "05", "08"):
             flow_run_id = run_lesson(script(number), running.api_url)
@@ -93,6 +94,11 @@ def main() -> None:
         page.goto(f"{running.site}/v2/runs/flow-run/{flow_run_id}")
         page.get_by_text("Finished in state").last.wait_for()
         save(page, page.get_by_role("tabpanel"), folder / "07_logs.png")
+        flow_run_id = run_lesson(ROOT / "docs" / "growing" / "train_churn.py", running.api_url)
+        page.goto(f"{running.site}/v2/runs/flow-run/{flow_run_id}?tab=Artifacts")
+        page.get_by_text("churn-model").first.click()
+        page.locator("svg[aria-roledescription=xychart]").wait_for()
+        save(page, page.get_by_role("tabpanel"), growing / "churn_model.png")
         page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
         with serving(running.api_url, script("09"), running.home / "09.log"):
             for user_id in (102, 103):

@@ -176,6 +176,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="also where only names and times differ")
     every = parser.parse_args().all
     with server() as running:
+        os.environ["PREFECT_HOME"] = str(running.home)  # no result is cached there
         outputs = record_server([it for it in TRANSCRIPTS if it.is_of_server])
         alone = [it for it in TRANSCRIPTS if not it.is_of_server and not it.is_of_served_flow]
         outputs |= {it: record(it, running.site) for it in alone}
