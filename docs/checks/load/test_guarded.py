@@ -11,8 +11,7 @@ from typing import Any
 
 import certifi
 import pytest
-import requests
-from faults import forward, trigger
+from faults import deploy, forward, trigger
 from machinery import NAME, Server, run, script, server, serving
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
@@ -32,13 +31,7 @@ def harness() -> None:
 def guarded() -> Iterator[tuple[Server, str]]:
     """Return a server that wants credentials, and the id of a deployment that waits on it."""
     with server(PREFECT_SERVER_API_AUTH_STRING="admin:sesame") as running:
-
-        def make(path: str, **body: str) -> str:
-            url, auth = f"{running.api_url}/{path}/", ("admin", "sesame")
-            return str(requests.post(url, json=body, auth=auth, timeout=60).json()["id"])
-
-        flow, name = NAME.split("/")
-        yield running, make("deployments", name=name, flow_id=make("flows", name=flow))
+        yield running, deploy(running.api_url, ("admin", "sesame"))
 
 
 def test_credentials_right_wrong_and_missing(guarded: tuple[Server, str]) -> None:

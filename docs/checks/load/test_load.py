@@ -18,15 +18,15 @@ from typing import Any
 
 import pytest
 import requests
-from faults import forward, trigger
+from faults import deploy, forward, trigger
 from machinery import NAME, Server, changed_copy, run, script, server, serving
 from pytest_httpserver import HTTPServer
 from recorded import wait_until
 from werkzeug import Request, Response
 
-pytestmark = pytest.mark.timeout(600)  # most of it is waiting, on a busy machine
-
 TRIGGERS = int(os.environ.get("TRIGGERS", "32"))
+pytestmark = pytest.mark.timeout(600 + 5 * TRIGGERS)  # most of it is waiting, on a busy machine
+
 PROCESSES = 8
 lesson = importlib.import_module(script("12").stem)
 
@@ -108,21 +108,33 @@ def test_an_answer_that_gets_lost_does_not_trigger_twice(
 
 
 def test_a_restart_of_the_server_costs_time_and_no_trigger(tmp_path: Path) -> None:
-    keys = [str(uuid.uuid4()) for _ in range(8)]
+    keys = [str(uuid.uuid4()) for _ in range(6)]
     with server() as restarted, ThreadPoolExecutor(2 * PROCESSES) as pool:
         api_url = restarted.api_url
-        with serving(api_url, script("09"), tmp_path / "1.log"):
-            pass  # from now on the deployment is there, and nothing serves it
-        before = trigger_all(pool, api_url, keys[:4], "--wait")
+        deploy(api_url)
+        before = trigger_all(pool, api_url, keys[:3], "--wait", "--timeout=500")
         wait_until("a trigger arrived", lambda: flow_runs(api_url, idempotency_key=keys), 60)
         restarted.stop(signal.SIGKILL)
-        meanwhile = trigger_all(pool, api_url, keys[4:], "--wait")
+        meanwhile = trigger_all(pool, api_url, keys[3:], "--wait", "--timeout=500")
         restarted.start()
-        with serving(api_url, script("09"), tmp_path / "2.log"):
+        with serving(api_url, script("09"), tmp_path / "09.log"):
             results = [*before, *meanwhile]
         assert_one_run_for_each(api_url, keys, results)
         ended = states(api_url, [result.stdout.strip() for result in results])
-    assert ended == {"Completed": 8}, "--wait exits 0 before the run completes"
+    assert ended == {"Completed": 6}, "--wait exits 0 before the run completes"
+
+
+def test_a_paused_deployment_runs_what_is_triggered(served: Server) -> None:
+    deployment = requests.get(f"{served.api_url}/deployments/name/{NAME}", timeout=60).json()
+    url = f"{served.api_url}/deployments/{deployment['id']}"
+    assert requests.post(f"{url}/pause_deployment", timeout=60).ok
+    try:
+        assert requests.get(url, timeout=60).json()["paused"], "it is not paused"
+        result = trigger(served.api_url, "--wait")
+        assert result.returncode == 0, f"a pause stops more than schedules: {result.stderr}"
+        assert "NOT_READY" not in result.stderr, "paused, and told to be served by nothing"
+    finally:
+        requests.post(f"{url}/resume_deployment", timeout=60)
 
 
 def test_a_killed_serving_process_loses_no_queued_run(served: Server, tmp_path: Path) -> None:
