@@ -34,7 +34,7 @@ LESSON_WEIGHTS: Weights = {
 
 def round_all(weights: Weights) -> Weights:
     """Return the weights as people read them."""
-    return {name: round(weight, 5) for name, weight in weights.items()}
+    return {name: float(f"{weight:.4g}") for name, weight in weights.items()}
 
 
 def read_published() -> Weights | None:

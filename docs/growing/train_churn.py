@@ -8,6 +8,7 @@ Notice: the second time nothing is computed again (`Cached`), and nothing is pub
 
 import argparse
 import math
+import pkgutil
 import sys
 import zlib
 from datetime import UTC, datetime
@@ -21,9 +22,7 @@ from prefect.cache_policies import INPUTS, TASK_SOURCE
 from prefect.concurrency.sync import concurrency
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
-from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 from prefect.variables import Variable
-from prefect_dask.task_runners import DaskTaskRunner
 from score_users import LESSON_WEIGHTS, VARIABLE, Weights, read_published, round_all
 from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
@@ -38,12 +37,13 @@ MAX_BALANCE = 1_000_000  # dollars
 MAX_LOGINS = 1_000  # a week
 C_VALUES = [0.0001, 0.001, 0.01, 0.1, 1.0, 10.0]  # from strong regularisation to little
 LOCK = "publish-churn-model"
-RUNNERS = {
-    "threads": ThreadPoolTaskRunner,
-    "processes": ProcessPoolTaskRunner,
-    "dask": DaskTaskRunner,
+RUNNERS = {  # imported when it is chosen, for Dask takes seconds
+    "threads": "prefect.task_runners:ThreadPoolTaskRunner",
+    "processes": "prefect.task_runners:ProcessPoolTaskRunner",
+    "dask": "prefect_dask:DaskTaskRunner",
 }
-CHART = """xychart-beta
+CHART = """%%{init: {"themeVariables": {"xyChart": {"plotColorPalette": "#8fb8de, #b03a2e"}}}}%%
+xychart-beta
 title "Who left (bars), who was predicted to (line)"
 x-axis "tenths of the users, by prediction" 1 --> 10
 y-axis "share" 0 --> 1"""
@@ -214,7 +214,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not Path(arguments.path).is_file():
         parser.error(f"there is no file {arguments.path}")
-    training = train_churn.with_options(task_runner=RUNNERS[arguments.runner]())
+    runner = pkgutil.resolve_name(RUNNERS[arguments.runner])()
+    training = train_churn.with_options(task_runner=runner)
     state = training(arguments.path, return_state=True)
     if not state.is_completed():
         sys.exit(state.message)
