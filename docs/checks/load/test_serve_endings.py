@@ -62,7 +62,7 @@ def state(at: Server, flow_run_id: str) -> str:
 
 
 def await_state(at: Server, flow_run_id: str, name: str) -> None:
-    wait_until(f"a run is {name}", lambda: state(at, flow_run_id) == name, 150)
+    wait_until(f"the run is {name}", lambda: state(at, flow_run_id) == name, 150)
 
 
 def lesson(folder: Path, name: str, seconds: float) -> Path:
@@ -74,17 +74,18 @@ def lesson(folder: Path, name: str, seconds: float) -> Path:
 @pytest.mark.parametrize("name", ENDINGS)
 def test_how_it_ends_decides_about_the_runs(plain: Server, tmp_path: Path, name: str) -> None:
     sent, to, exit_code, paused, last = ENDINGS[name]
-    log, path = tmp_path / "log", lesson(tmp_path, name, seconds=10)
+    log, path = tmp_path / "log", lesson(tmp_path, name, seconds=20)
     with serving(plain.api_url, path, log, f"user-flow/{name}") as process:
-        under_way = trigger(plain, name)
-        await_state(plain, under_way, "Running")
-        queued = trigger(plain, name)
+        under_way, queued = trigger(plain, name), trigger(plain, name)
+        mine = {"flow_runs": {"id": {"any_": [under_way]}}}
+        recorded = "a run is under way, in its task"
+        wait_until(recorded, lambda: ask(plain, "POST", "/task_runs/filter", **mine), 120)
         to(process.pid, sent)
         assert process.wait(120) == exit_code, log.read_text()
     assert find(plain, name)["paused"] == paused, f"{name}: the schedule is the other way"
     await_state(plain, under_way, last)
     assert state(plain, queued) in ("Scheduled", "Late"), "a queued run does not stay queued"
-    with serving(plain.api_url, path, log, f"user-flow/{name}"):
+    with serving(plain.api_url, lesson(tmp_path, name, 0.1), log, f"user-flow/{name}"):
         await_state(plain, queued, "Completed")
         assert not find(plain, name)["paused"], "serving again does not take the pause away"
         assert state(plain, under_way) == last, "serving again changes what was lost"
