@@ -143,7 +143,9 @@ def read_ended(flow_run_id: UUID, seconds: float = 60) -> FlowRun:
 
     def read() -> FlowRun | None:
         run = read_flow_run(flow_run_id)
-        ends = {log.task_run_id for log in run.logs if log.message.startswith("Finished in state")}
+        said = [log for log in run.logs if log.message.startswith("Finished in state")]
+        # What a failed task keeps from starting says that it has finished as NotReady.
+        ends = {log.task_run_id for log in said if "NotReady" not in log.message}
         recorded = {task_run.id for task_run in run.task_runs if task_run.states[-1].is_final()}
         # The flow's own last record has no task run. A flow run that crashed may not have
         # written it, nor one whose parameters were refused, which was never run.

@@ -98,12 +98,13 @@ def test_another_answer_is_told_in_the_servers_words(
 
 def test_a_server_that_hangs_is_given_up(lesson: ModuleType, httpserver: HTTPServer) -> None:
     def hang(_: Any) -> Response:
-        time.sleep(2)
+        time.sleep(1)
         return Response("")
 
     httpserver.expect_request(re.compile(".*")).respond_with_handler(hang)
     with pytest.raises(OSError, match="timed out"):
         lesson.trigger_deployment(httpserver.url_for("/api"), ID, {})
+    wait_until("the server is free again", lambda: httpserver.log)
 
 
 def test_with_lesson_11_it_runs_the_served_flow(lesson_path: Path, served: str) -> None:

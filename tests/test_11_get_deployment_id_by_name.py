@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from prefect import get_client
 from pytest_httpserver import HTTPServer
+from recorded import wait_until
 from werkzeug import Response
 
 pytest_plugins = ["programs"]  # the fixtures `program` and `served`
@@ -85,12 +86,13 @@ def test_another_answer_is_told_in_the_servers_words(
 
 def test_a_server_that_hangs_is_given_up(lesson: ModuleType, httpserver: HTTPServer) -> None:
     def hang(_: Any) -> Response:
-        time.sleep(2)
+        time.sleep(1)
         return Response("")
 
     httpserver.expect_request(re.compile(".*")).respond_with_handler(hang)
     with pytest.raises(OSError, match="timed out"):
         lesson.get_deployment_id(httpserver.url_for("/api"), "user-flow/user-deployment")
+    wait_until("the server is free again", lambda: httpserver.log)
 
 
 def test_it_finds_the_served_flow(program: Any, served: str) -> None:
