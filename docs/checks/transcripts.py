@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,6 +147,13 @@ def record_server(transcripts: list[Transcript]) -> dict[Transcript, str]:
         return outputs
 
 
+def is_flow_run(process: psutil.Process) -> bool:
+    """Return whether it is the process of a flow run, and has not ended."""
+    with suppress(psutil.Error):
+        return "spawn_main" in " ".join(process.cmdline())
+    return False
+
+
 def record_served(transcripts: list[Transcript], site: str, folder: Path) -> dict[Transcript, str]:
     """Return what lessons 09 to 12 print: 09 serves while the others run, then gets Ctrl-C."""
     outputs = {}
@@ -156,8 +164,8 @@ def record_served(transcripts: list[Transcript], site: str, folder: Path) -> dic
         def all_ended() -> bool:
             # With a run under way, Ctrl-C makes Prefect say something else.
             found = requests.post(f"{site}/api/flow_runs/filter", json={"flow_runs": unended})
-            children = [" ".join(it.cmdline()) for it in psutil.Process(process.pid).children()]
-            return found.json() == [] and not any("spawn_main" in child for child in children)
+            left = psutil.Process(process.pid).children()
+            return found.json() == [] and not any(is_flow_run(child) for child in left)
 
         for it in transcripts:
             if not it.is_serving:

@@ -5,6 +5,8 @@ from typing import Any
 
 import requests
 from machinery import NAME, Server, run, script
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 from werkzeug import Request, Response
 
 
@@ -18,10 +20,13 @@ def trigger(
 
 def deploy(api_url: str, auth: tuple[str, str] | None = None) -> str:
     """Make the deployment of lesson 09, which nothing serves yet; return its id."""
+    session = requests.Session()
+    session.auth = auth
+    busy = Retry(total=8, status_forcelist=[503], allowed_methods=None, backoff_factor=0.5)
+    session.mount("http://", HTTPAdapter(max_retries=busy))  # SQLite, now and then
 
     def make(path: str, **body: str) -> str:
-        answer = requests.post(f"{api_url}/{path}/", json=body, auth=auth, timeout=60)
-        return str(answer.json()["id"])
+        return str(session.post(f"{api_url}/{path}/", json=body, timeout=60).json()["id"])
 
     flow, name = NAME.split("/")
     return make("deployments", name=name, flow_id=make("flows", name=flow))
