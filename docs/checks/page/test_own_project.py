@@ -77,12 +77,18 @@ def service() -> Iterator[Any]:
     server.server_close()
 
 
+def block_with(text: str) -> str:
+    """Return the one Python block of LEARNINGS.md that has the text."""
+    page = (ROOT / "LEARNINGS.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"(?ms)^```python(?: notest)?\n(.*?)^```$", page)
+    (found,) = [block for block in blocks if text in block]
+    return str(found)
+
+
 @pytest.fixture
 def pipeline(service: Any, tmp_path: Path) -> ModuleType:
     """Return lesson 08 with the page's `call_service` in the place of the simulated one."""
-    page = (ROOT / "LEARNINGS.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", page)
-    (block,) = [block for block in blocks if "def call_service" in block]
+    block = block_with("def call_service")
     constants = re.findall(r"(?m)^[A-Z_]+ = .*\n", block)
     function = block[block.index("def call_service") :]
     text = script("08").read_text(encoding="utf-8")
@@ -130,6 +136,14 @@ def test_an_unknown_user_is_asked_for_once(
     assert isinstance(run.result, requests.HTTPError), f"a 404 became {run.result!r}"
     assert service.requests == {"users": 1}, "a 404 was tried again"
     assert service.messages == {}, "a message went out about nobody"
+
+
+@pytest.mark.timeout(300)
+def test_the_block_on_the_harness_runs_by_itself() -> None:
+    result = run(
+        "-c", block_with("prefect_test_harness"), seconds=280
+    )  # it has a server of its own
+    assert result.returncode == 0, result.stderr[-3000:]
 
 
 @pytest.mark.parametrize("number", ["02", "08"])
