@@ -252,9 +252,10 @@ def test_a_retry_of_the_flow_runs_everything_again(row: str) -> None:
     tells(row, second)
 
 
+# Prefect's limit and pytest-timeout's would both want the one alarm of the process.
+@pytest.mark.timeout(300, method="thread")
 def test_a_time_limit_does_not_stop_a_task(row: str) -> None:
     ((limit, blocked),) = re.findall(r"`timeout_seconds=(\d)`\D+(\d) s", row)
-
     seconds: list[float] = []
 
     def block() -> None:
