@@ -61,8 +61,9 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Print:
             served = [it for it in TRANSCRIPTS if it.is_of_served_flow]
             # The harness has no web page, and some of these commands ask for it.
             with server() as own, temporary_settings({PREFECT_API_URL: own.api_url}):
-                outputs.update(record_served(served, own.site, tmp_path_factory.mktemp("served")))
-                runs_of("".join(outputs.values()))
+                told = record_served(served, own.site, tmp_path_factory.mktemp("served"))
+                runs_of("".join(told.values()))  # while their server is there
+            outputs.update(told)
         else:
             outputs[it] = record(it, str(PREFECT_API_URL.value()).removesuffix("/api"))
         return outputs[it]
