@@ -351,6 +351,7 @@ def test_a_failure_is_one_line_and_an_exit_code(
 
 
 def test_ctrl_c_while_waiting_exits_130(lesson_path: Path, api: HTTPServer) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     for _ in range(200):
         api.expect_oneshot_request(STATES).respond_with_json(states("Running"))
     command = [sys.executable, str(lesson_path), NAME, "-p", "user_id=102", "--wait"]
