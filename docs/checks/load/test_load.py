@@ -119,8 +119,9 @@ def test_a_restart_of_the_server_costs_time_and_no_trigger(tmp_path: Path) -> No
         restarted.start()
         with serving(api_url, script("09"), tmp_path / "09.log"):
             results = [*before, *meanwhile]
+            # Now, for the end of serving cancels a run whose process has not ended yet.
+            ended = states(api_url, [result.stdout.strip() for result in results])
         assert_one_run_for_each(api_url, keys, results)
-        ended = states(api_url, [result.stdout.strip() for result in results])
     assert ended == {"Completed": 6}, "--wait exits 0 before the run completes"
 
 
