@@ -12,7 +12,7 @@ import pytest
 from prefect import Flow, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pytest_httpserver import HTTPServer
-from recorded import FlowRun, read_flow_run, wait_until
+from recorded import FlowRun, read_ended
 
 pytest_plugins = ["programs"]  # the fixtures `program` and `served`
 
@@ -39,10 +39,7 @@ def triggered(served: str) -> list[FlowRun]:
         given = [{"user_id": user} for user in USERS]
         trigger = client.create_flow_run_from_deployment
         ids = [trigger(deployment_id, parameters=parameters).id for parameters in given]
-    ends = "each triggered run ends, with fetch_user_info as its task run"
-    wait_until(ends, lambda: all(read_flow_run(id).record.end_time for id in ids), 90)
-    wait_until(ends, lambda: all(read_flow_run(id).names() for id in ids))
-    return [read_flow_run(id) for id in ids]
+    return [read_ended(id, 90) for id in ids]
 
 
 def test_it_serves_a_deployment_that_knows_the_flows_parameters(served: str) -> None:

@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from prefect import get_client
 from pytest_httpserver import HTTPServer
-from recorded import read_flow_run, wait_until
+from recorded import read_ended, wait_until
 from werkzeug import Response
 
 pytest_plugins = ["programs"]  # the fixtures `program` and `served`
@@ -115,8 +115,7 @@ def test_with_lesson_11_it_runs_the_served_flow(lesson_path: Path, served: str) 
         return output.decode().strip()
 
     run_id = UUID(run("10", run("11"), "-p", "user_id=102"))
-    wait_until("the triggered run ends", lambda: read_flow_run(run_id).record.end_time, 60)
-    flow_run = read_flow_run(run_id)
+    flow_run = read_ended(run_id)
     assert flow_run.state == "Completed", f"the flow run is {flow_run.state}"
     assert flow_run.record.parameters == {"user_id": 102}, "the parameters got lost"
 
