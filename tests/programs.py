@@ -5,6 +5,7 @@ import re
 import runpy
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 from prefect import get_client
 from prefect.settings import PREFECT_API_URL
+from pytest_httpserver import HTTPServer
 from recorded import wait_until
+from werkzeug import Request, Response
 
 
 @pytest.fixture
@@ -36,6 +39,19 @@ def program(
         return capsys.readouterr().out, code
 
     return run
+
+
+@pytest.fixture
+def hanging(httpserver: HTTPServer) -> Iterator[str]:
+    """Return the URL of an API that answers when a client of the tests has given up."""
+
+    def hang(_: Request) -> Response:
+        time.sleep(1)
+        return Response()
+
+    httpserver.expect_request(re.compile(".*")).respond_with_handler(hang)
+    yield httpserver.url_for("/api")
+    wait_until("the server is free again", lambda: httpserver.log)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,10 +12,10 @@ from uuid import UUID
 import pytest
 from prefect import get_client
 from pytest_httpserver import HTTPServer
-from recorded import read_ended, wait_until
+from recorded import read_ended
 from werkzeug import Response
 
-pytest_plugins = ["programs"]  # the fixtures `program` and `served`
+pytest_plugins = ["programs"]  # the fixtures `program`, `hanging` and `served`
 
 ID = "11111111-2222-4333-8444-555555555555"
 RUN_ID = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
@@ -96,15 +95,9 @@ def test_another_answer_is_told_in_the_servers_words(
     assert (stdout, len(httpserver.log)) == ("", 1), "without a key, a second POST is a second run"
 
 
-def test_a_server_that_hangs_is_given_up(lesson: ModuleType, httpserver: HTTPServer) -> None:
-    def hang(_: Any) -> Response:
-        time.sleep(1)
-        return Response("")
-
-    httpserver.expect_request(re.compile(".*")).respond_with_handler(hang)
+def test_a_server_that_hangs_is_given_up(lesson: ModuleType, hanging: str) -> None:
     with pytest.raises(OSError, match="timed out"):
-        lesson.trigger_deployment(httpserver.url_for("/api"), ID, {})
-    wait_until("the server is free again", lambda: httpserver.log)
+        lesson.trigger_deployment(hanging, ID, {})
 
 
 def test_with_lesson_11_it_runs_the_served_flow(lesson_path: Path, served: str) -> None:

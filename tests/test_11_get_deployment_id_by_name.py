@@ -1,17 +1,15 @@
 """Lesson 11: the id of a deployment, looked up by its name."""
 
 import re
-import time
 from types import ModuleType
 from typing import Any
 
 import pytest
 from prefect import get_client
 from pytest_httpserver import HTTPServer
-from recorded import wait_until
 from werkzeug import Response
 
-pytest_plugins = ["programs"]  # the fixtures `program` and `served`
+pytest_plugins = ["programs"]  # the fixtures `program`, `hanging` and `served`
 
 ID = "11111111-2222-4333-8444-555555555555"
 QUOTED = {
@@ -84,15 +82,9 @@ def test_another_answer_is_told_in_the_servers_words(
     assert stdout == "", "stdout is for the id only"
 
 
-def test_a_server_that_hangs_is_given_up(lesson: ModuleType, httpserver: HTTPServer) -> None:
-    def hang(_: Any) -> Response:
-        time.sleep(1)
-        return Response("")
-
-    httpserver.expect_request(re.compile(".*")).respond_with_handler(hang)
+def test_a_server_that_hangs_is_given_up(lesson: ModuleType, hanging: str) -> None:
     with pytest.raises(OSError, match="timed out"):
-        lesson.get_deployment_id(httpserver.url_for("/api"), "user-flow/user-deployment")
-    wait_until("the server is free again", lambda: httpserver.log)
+        lesson.get_deployment_id(hanging, "user-flow/user-deployment")
 
 
 def test_it_finds_the_served_flow(program: Any, served: str) -> None:

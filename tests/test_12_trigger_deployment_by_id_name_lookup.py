@@ -112,7 +112,7 @@ def test_wait_follows_the_served_flow_to_its_end(
 
 def test_wait_fails_when_the_flow_run_fails(program: Any, served: str) -> None:
     stdout, code = program("-p", "user_id=999", "--wait", "--api-url", served)
-    assert code == "Failed: Flow run encountered an exception: LookupError: no user 999"
+    assert re.match("Failed: .*LookupError", str(code)), f"a failed run ends in {code!r}"
     assert read_flow_run(UUID(stdout.strip())).state == "Failed", "stdout is not the run's id"
 
 
