@@ -57,11 +57,13 @@ class TaskRun:
         return [state.name or "" for state in self.states]
 
     def delays(self) -> list[float]:
-        """Return the seconds between the end of each failed attempt and the next one's start."""
+        """Return the seconds that each further attempt waited after the one before, 0 for none."""
         return [
             (after.timestamp - before.timestamp).total_seconds()
-            for before, after in pairwise(self.states)
             if before.name == "AwaitingRetry"
+            else 0.0
+            for before, after in pairwise(self.states)
+            if after.name == "Retrying"
         ]
 
 
@@ -101,6 +103,7 @@ class FlowRun:
     def task_run(self, name: str) -> TaskRun:
         """Return the one task run of the task with this name."""
         found = [run for run in self.task_runs if run.name == name]
+        assert found, f"no task run of {name} is recorded: is its @task missing?"
         assert len(found) == 1, f"{name} is recorded as {len(found)} task runs, not one"
         return found[0]
 

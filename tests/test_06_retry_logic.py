@@ -20,12 +20,10 @@ def test_an_outage_of_up_to_three_attempts_is_survived(
 
 
 def test_there_is_a_delay_before_each_further_attempt(lesson: ModuleType, record: Record) -> None:
-    step = record(lesson.retry_flow, 101, 2).task_run("fetch_user_info")
-    assert step.state_names().count("AwaitingRetry") == 2, f"its states are {step.state_names()}"
-    declared = lesson.fetch_user_info.retry_delay_seconds
-    assert declared, "no retry_delay_seconds: a service in trouble is asked again at once"
-    for delay in step.delays():
-        assert delay > 0.8 * declared, f"it waited {delay} s, and declares {declared} s"
+    assert lesson.fetch_user_info.retry_delay_seconds, "no retry_delay_seconds"
+    delays = record(lesson.retry_flow, 101, 2).task_run("fetch_user_info").delays()
+    assert len(delays) == 2, f"two outages, and it was tried again {len(delays)} times"
+    assert min(delays) > 0.1, f"a service in trouble is asked again at once: waited {delays} s"
 
 
 def test_an_outage_that_outlasts_four_attempts_fails_the_flow_run(

@@ -3,6 +3,8 @@
 A test that wants trouble puts it in the place of `call_service`, as your own requests will be.
 """
 
+import threading
+import time
 from logging import WARNING
 from types import ModuleType
 from typing import Any
@@ -12,6 +14,8 @@ import requests
 from prefect.states import Failed
 from recorded import Record, StandIn
 
+# What no table of the lesson has.
+ANSWERS = {"users": "Somebody Else", "balances": 500.25, "logins": [4, 4, 4, 4], "messages": None}
 # The services, and the step that asks each.
 STEPS = {
     "users": "fetch_user_info",
@@ -39,7 +43,14 @@ def http_error(status: int) -> requests.HTTPError:
 def test_the_steps_form_the_diamond_and_the_message_comes_last(
     lesson: ModuleType, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lesson, "OUTAGES", {})
+    asked: dict[str, tuple[int, bool]] = {}
+
+    def answer(service: str, user_id: int, *_: Any, **__: Any) -> Any:
+        asked[service] = (user_id, threading.current_thread() is threading.main_thread())
+        time.sleep(lesson.USER_SECONDS)
+        return ANSWERS[service]
+
+    monkeypatch.setattr(lesson, "call_service", answer)
     run = record(lesson.pipeline_flow, 102)
     assert run.state == "Completed", f"the flow run ended as {run.state}: {run.result}"
     assert run.overlap("fetch_account_balance", "fetch_recent_activity"), (
@@ -48,10 +59,13 @@ def test_the_steps_form_the_diamond_and_the_message_comes_last(
     )
     assert run.is_before("predict_churn", "send_notification"), "the message came too early"
     assert run.arrows() == ARROWS, "results are not passed along the arrows of the pipeline"
-    answers = (run.result["user"]["name"], run.result["balance"], run.result["activity"])
-    assert answers == (lesson.USERS[102], lesson.BALANCES[102], lesson.LOGINS[102]), (
-        "the flow is about another user"
+    assert {user_id for user_id, _ in asked.values()} == {102}, "a service is asked of another user"
+    assert not asked["balances"][1] | asked["logins"][1], (
+        "a lookup that need not wait is called instead of submitted"
     )
+    returned = (run.result["user"]["name"], run.result["balance"], run.result["activity"])
+    answers = (ANSWERS["users"], ANSWERS["balances"], ANSWERS["logins"])
+    assert returned == answers, "the flow does not return what the services answer"
     writers = {log.task for log in run.own_logs()}
     assert writers >= {None, "predict_churn", *STEPS.values()}, f"only {writers} left log records"
 
@@ -61,12 +75,16 @@ def test_an_outage_of_a_service_repeats_its_step_alone(
     lesson: ModuleType, record: Record, monkeypatch: pytest.MonkeyPatch, service: str
 ) -> None:
     monkeypatch.setattr(lesson, "OUTAGES", {service: 2})
-    run = record(lesson.pipeline_flow)
-    assert run.state == "Completed", f"two outages of {service} end in {run.state}: {run.result}"
+    run = record(lesson.pipeline_flow, 102)
+    assert run.state == "Completed", (
+        f"two outages of {service} end in {run.state}: has {STEPS[service]} its retries?"
+    )
     for step in run.task_runs:
         expected = 3 if step.name == STEPS[service] else 1
-        assert step.attempts == expected, f"{step.name} took {step.attempts} attempts: {expected}?"
+        assert step.attempts == expected, f"{step.name}: {step.attempts} attempts, not {expected}"
         assert all(delay > 0 for delay in step.delays()), f"{step.name} is asked again at once"
+    found = (run.result["user"]["name"], run.result["balance"], run.result["activity"])
+    assert found == (lesson.USERS[102], lesson.BALANCES[102], lesson.LOGINS[102])
     warned = [log.task for log in run.own_logs() if log.level == WARNING]
     assert warned.count(STEPS[service]) >= 2, "a failed attempt leaves no warning with its step"
     assert len(lesson.DELIVERED) == 1, f"one flow run delivers {len(lesson.DELIVERED)} messages"
@@ -119,7 +137,22 @@ def test_what_is_transient_is_decided_by_the_error(
     assert found is transient, f"{error!r} is {'not ' * (not found)}tried again"
 
 
-def test_an_unknown_user_fails_at_once(lesson: ModuleType, record: Record) -> None:
+def test_a_prediction_that_fails_is_not_tried_again(
+    lesson: ModuleType, record: Record, stand_in: StandIn
+) -> None:
+    def fails(balance: float, activity: list[int]) -> float:
+        raise ArithmeticError
+
+    stand_in("predict_churn", fails)
+    run = record(lesson.pipeline_flow)
+    assert run.task_run("predict_churn").attempts == 1, "what only computes fails again"
+    assert "send_notification" not in run.names(), "a message was sent without a prediction"
+
+
+def test_an_unknown_user_fails_at_once(
+    lesson: ModuleType, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lesson, "OUTAGES", {})
     run = record(lesson.pipeline_flow, -1)
     assert isinstance(run.result, requests.HTTPError), f"an unknown user ends in {run.result!r}"
     assert run.result.response.status_code == 404, "the service answers something else"
