@@ -16,7 +16,6 @@ from playwright.sync_api import Page, expect
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
-    pytest.mark.xdist_group("browser"),
     pytest.mark.timeout(900),  # most of it is waiting, on a busy machine
 ]
 

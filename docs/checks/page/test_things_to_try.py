@@ -130,7 +130,6 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[Attempt, set[str]]:
     return found
 
 
-@pytest.mark.xdist_group("failed")
 @of_attempts
 def test_the_tests_fail_that_the_page_names(
     attempt: Attempt, failed: dict[Attempt, set[str]]

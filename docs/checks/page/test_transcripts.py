@@ -35,13 +35,6 @@ def shown(name: str) -> Transcript:
     return own[0]
 
 
-def together(it: Transcript) -> pytest.MarkDecorator:
-    """Return the mark of what one process of pytest-xdist runs, in order."""
-    served = it.is_of_served_flow or it.is_of_server
-    alone = it.page.name == "LEARNINGS.md" and not served
-    return pytest.mark.xdist_group(it.command if alone else "served" if served else it.page.name)
-
-
 def runs_of(output: str) -> list[FlowRun]:
     """Return the flow runs whose addresses were printed."""
     return [read_once(UUID(flow_run_id)) for flow_run_id in RUN_ID.findall(output)]
@@ -71,9 +64,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Print:
     return of
 
 
-@pytest.mark.parametrize(
-    "transcript", [pytest.param(it, marks=together(it), id=str(it)) for it in TRANSCRIPTS]
-)
+@pytest.mark.parametrize("transcript", TRANSCRIPTS, ids=str)
 def test_a_transcript_is_what_the_command_prints(transcript: Transcript, printed: Print) -> None:
     assert normalised(transcript.output) == normalised(printed(transcript)), (
         f"{transcript} prints something else: python docs/checks/transcripts.py rewrites it"
@@ -85,9 +76,7 @@ def test_no_transcript_is_left_out() -> None:
     assert blocks == len(TRANSCRIPTS), "a console block is not one command"
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=together(shown(name))) for name in SCRIPTS]
-)
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_the_seconds_and_pictures_of_a_lesson_are_those_of_its_run(
     name: str, printed: Print
 ) -> None:
