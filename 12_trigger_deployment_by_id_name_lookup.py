@@ -159,7 +159,7 @@ def get_deployment(session: requests.Session, api_url: str, name: str, deadline:
     with suppress(LookupError):
         return dict(call_api(session, f"{api_url}/deployments/name/{path}", deadline)[1])
     near: list[str] = []
-    with suppress(OSError, ValueError):  # near names are a help, no more
+    with suppress(OSError, LookupError, ValueError):  # near names are a help, no more
         _, flows = call_api(session, f"{api_url}/flows/filter", deadline, {}, list)
         _, others = call_api(session, f"{api_url}/deployments/filter", deadline, {}, list)
         flow_names = {flow["id"]: flow["name"] for flow in flows}

@@ -45,6 +45,7 @@ ANSWERS = {
     "503: database is locked": Response("database is locked", 503),
     "302: .*/login": Response("", 302, {"Location": "http://127.0.0.1:1/login"}),
     "200: <html>": Response("<html>"),
+    '500: .*"id"': Response('{"id": "x", "name": "x"}', 500),
     "201:$": Response("", 201),
     r"201: \[1, 2\]": Response("[1, 2]", 201),
     "201: {}": Response("{}", 201),
@@ -80,7 +81,7 @@ def test_a_value_is_read_as_json_and_else_as_text(lesson: ModuleType, text: str)
 def test_a_mistake_is_one_clear_line(program: Any, api: HTTPServer, mistake: str) -> None:
     arguments, hint = MISTAKES[mistake]
     stdout, line = program(*arguments)
-    assert hint in line
+    assert hint in str(line), f"the mistake is not told, but {line}"
     assert (stdout, api.log) == ("", []), "it was sent all the same"
     assert "secret" not in line, "a credential is shown"
 
@@ -91,7 +92,7 @@ def test_another_answer_is_told_in_the_servers_words(
 ) -> None:
     httpserver.expect_request(re.compile(".*")).respond_with_response(ANSWERS[hint])
     stdout, line = program(ID, "--api-url", httpserver.url_for("/api"))
-    assert re.search(hint, line)
+    assert re.search(hint, str(line)), f"the server's words are not told, but {line}"
     assert (stdout, len(httpserver.log)) == ("", 1), "without a key, a second POST is a second run"
 
 

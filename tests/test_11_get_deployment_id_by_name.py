@@ -31,6 +31,7 @@ ANSWERS = {
     "503: database is locked": Response("database is\nlocked", 503),
     "302: .*/login": Response("", 302, {"Location": "http://127.0.0.1:1/login"}),
     "200: <html>": Response("<html>"),
+    '500: .*"id"': Response('{"id": "x"}', 500),
     "200:$": Response(""),
     r"200: \[1, 2\]": Response("[1, 2]"),
     "200: {}": Response("{}"),
@@ -53,7 +54,8 @@ def test_it_asks_for_the_name_and_prints_the_id_alone(
 def test_each_part_of_the_name_is_quoted(program: Any, httpserver: HTTPServer, name: str) -> None:
     words = '{"detail":"Deployment not found"}'
     httpserver.expect_request(re.compile(".*")).respond_with_data(words, 404)
-    assert words in program(name, "--api-url", httpserver.url_for("/api"))[1]
+    line = program(name, "--api-url", httpserver.url_for("/api"))[1]
+    assert words in str(line), f"the server's words are not told, but {line}"
     asked = httpserver.log[0][0].environ["REQUEST_URI"]
     assert asked == f"/api/deployments/name/{QUOTED[name]}", "the name changes the URL"
 
@@ -61,14 +63,15 @@ def test_each_part_of_the_name_is_quoted(program: Any, httpserver: HTTPServer, n
 @pytest.mark.parametrize("name", [*NO_NAMES, "a/Jos\udce9"])
 def test_what_is_no_name_is_not_sent(program: Any, httpserver: HTTPServer, name: str) -> None:
     stdout, line = program(name, "--api-url", httpserver.url_for("/api"))
-    assert ("FLOW/DEPLOYMENT" if name in NO_NAMES else "surrogates not allowed") in line
+    hint = "FLOW/DEPLOYMENT" if name in NO_NAMES else "surrogates not allowed"
+    assert hint in str(line), f"the mistake is not told, but {line}"
     assert (stdout, httpserver.log) == ("", []), "it was sent all the same"
 
 
 @pytest.mark.parametrize("url", URLS)
 def test_a_url_without_an_answer_is_one_clear_line(program: Any, url: str) -> None:
     line = program("--api-url", url)[1]
-    assert URLS[url] in line
+    assert URLS[url] in str(line), f"the cause is not told, but {line}"
     assert "secret" not in line, "a credential is shown"
 
 
@@ -78,7 +81,7 @@ def test_another_answer_is_told_in_the_servers_words(
 ) -> None:
     httpserver.expect_request(re.compile(".*")).respond_with_response(ANSWERS[hint])
     stdout, line = program("--api-url", httpserver.url_for("/api"))
-    assert re.search(hint, line)
+    assert re.search(hint, str(line)), f"the server's words are not told, but {line}"
     assert stdout == "", "stdout is for the id only"
 
 

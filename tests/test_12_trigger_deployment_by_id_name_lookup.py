@@ -5,6 +5,7 @@ import logging
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import requests
 from pytest_httpserver import HTTPServer
 from recorded import read_flow_run, wait_until
 from werkzeug import Request, Response
@@ -91,9 +93,19 @@ def test_it_looks_up_the_name_and_triggers_the_id(trigger: Any, api: HTTPServer)
     assert asked == [("GET", LOOKUP), ("POST", TRIGGER)], "other requests than one of each"
     trigger(NAME, GIVEN)
     first, second = sent(api)
+    assert first.keys() == {"parameters", "idempotency_key"}, "a POST without a key may double"
     assert first["parameters"] == GIVEN, "other parameters are sent"
     assert UUID(first["idempotency_key"]).version == 4, "the key of a call is no fresh UUID"
     assert first["idempotency_key"] != second["idempotency_key"], "the second triggers nothing"
+
+
+def test_each_part_of_the_name_is_quoted(trigger: Any, httpserver: HTTPServer) -> None:
+    nothing = refusal(404, detail="Deployment not found")
+    httpserver.expect_request(re.compile(".*")).respond_with_response(nothing)
+    with pytest.raises(LookupError, match="There is no deployment"):
+        trigger("my flow/a?b", api_url=httpserver.url_for("/api"))
+    asked = httpserver.log[0][0].environ["REQUEST_URI"]
+    assert asked == "/api/deployments/name/my%20flow/a%3Fb", "the name changes the URL"
 
 
 def test_wait_follows_the_served_flow_to_its_end(
@@ -164,13 +176,16 @@ def test_retry_after_is_honoured(trigger: Any, api: HTTPServer) -> None:
     assert time.monotonic() - started >= 1, "the server asked for a second"
 
 
-def test_the_deadline_ends_it_and_tells_the_key(trigger: Any, httpserver: HTTPServer) -> None:
+def test_the_deadline_ends_it_and_tells_the_key(
+    trigger: Any, httpserver: HTTPServer, caplog: pytest.LogCaptureFixture
+) -> None:
     httpserver.expect_request(LOOKUP).respond_with_json(DEPLOYMENT)
     httpserver.expect_request(TRIGGER).respond_with_response(refusal(503, detail="it is locked"))
     options: dict[str, Any] = {"timeout": 1, "api_url": httpserver.url_for("/api")}
     with pytest.raises(ConnectionError, match=r"503: it is locked; .* key nightly-31"):
         trigger(NAME, GIVEN, idempotency_key="nightly-31", **options)
     assert len(sent(httpserver)) > 1, "it gave up at once"
+    assert "it is locked; trying again" in caplog.text, "trouble that lasts is kept secret"
 
 
 @pytest.mark.parametrize(
@@ -253,6 +268,14 @@ def test_a_mistake_is_told_and_nothing_is_sent(
     assert "sesame" not in str(caught.value), "a credential is shown"
 
 
+def test_a_deployment_that_nothing_serves_is_told(
+    trigger: Any, api: HTTPServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.expect_oneshot_request(LOOKUP).respond_with_json(DEPLOYMENT | {"status": "NOT_READY"})
+    assert trigger(NAME, GIVEN) == RUN, "a trigger waits for whoever serves; it is no mistake"
+    assert "NOT_READY" in caplog.text, "that nothing asks for the run is kept secret"
+
+
 def test_a_parameter_that_the_flow_lacks_is_not_sent(trigger: Any, api: HTTPServer) -> None:
     words = r"no parameter 'userid'; did you mean 'user_id'\? The flow accepts \['user_id', 'limit'"
     with pytest.raises(ValueError, match=words):
@@ -307,6 +330,32 @@ def test_a_damaged_setting_is_named_and_not_shown(
     assert "sesam" not in str(caught.value), "a credential is shown"
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "verify"),
+    [
+        ("SSL_CERT_FILE", "our.pem", "our.pem"),
+        ("PREFECT_API_SSL_CERT_FILE", "our.pem", "our.pem"),
+        ("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "true", False),
+    ],
+)
+def test_a_certificate_is_checked_as_the_settings_say_and_distrust_told_at_once(
+    trigger: Any, monkeypatch: pytest.MonkeyPatch, setting: str, value: str, verify: Any
+) -> None:
+    asked = []
+
+    def distrust(*_: Any, **options: Any) -> None:
+        asked.append(options["verify"])
+        raise requests.exceptions.SSLError(ssl.SSLCertVerificationError(1, "self-signed"))
+
+    monkeypatch.setattr(requests.Session, "request", distrust)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "another.pem")  # Prefect's own client ignores it
+    monkeypatch.setenv("SSL_CERT_FILE", "another.pem")
+    monkeypatch.setenv(setting, value)
+    with pytest.raises(ConnectionError, match=r"self-signed.*PREFECT_API_SSL_CERT_FILE names"):
+        trigger(NAME, api_url="https://prefect.invalid/api")
+    assert asked == [verify], "not the setting's certificates, or a second attempt"
+
+
 def test_unencrypted_credentials_draw_a_warning(
     lesson: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -328,6 +377,8 @@ def test_the_exit_code_is_the_outcome(program: Any, api: HTTPServer, name: str) 
     api.expect_oneshot_request(f"/api/flow_runs/{RUN_ID}").respond_with_json(ended)
     expected = None if name == "Completed" else f"{name}: why"
     assert program(NAME, "-p", "user_id=102", "--wait") == (f"{RUN_ID}\n", expected)
+    asked = [request.path for request, _ in api.log].count(STATES)
+    assert asked == 1, f"{name} is an end, and it goes on waiting"
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,15 @@ def stated(pattern: str) -> str:
 
 
 def recorded(output: str) -> FlowRun:
-    """Return the record of the flow run that is named in the output, once it has ended."""
-    return read_ended(UUID(re.findall(r"/runs/flow-run/([0-9a-f-]{36})", output)[0]), 180)
+    """Return the record of the flow run that is named in the output, logs of workers included."""
+    flow_run_id = UUID(re.findall(r"/runs/flow-run/([0-9a-f-]{36})", output)[0])
+
+    def read() -> FlowRun | None:
+        run = read_ended(flow_run_id, 180)
+        said = [log for log in run.logs if log.message.startswith("Finished in state")]
+        return run if {it.id for it in run.task_runs} <= {log.task_run_id for log in said} else None
+
+    return wait_until("each task run has its last log record", read)
 
 
 @dataclass

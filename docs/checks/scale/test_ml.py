@@ -16,7 +16,11 @@ import pytest
 from machinery import ROOT, run, script, serving
 from prefect import Task, flow, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_TASKS_REFRESH_CACHE,
+    temporary_settings,
+)
 from prefect.variables import Variable
 from recorded import FlowRun, Record, read_flow_run, wait_until
 
@@ -106,6 +110,9 @@ def test_a_second_run_computes_nothing_again(record: Record, tmp_path: Path) -> 
     assert ends(changed) == {(name, "Completed") for name in COMPUTED}, (
         "the file has changed, and its old results were taken"
     )
+    with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
+        anew = record(train_churn.train_churn, write(tmp_path / "b.csv", *ROWS[:-40]))
+    assert ("fit", "Completed") in ends(anew), "the setting on the page computes nothing anew"
 
 
 @pytest.mark.parametrize("runner", ["processes", "dask"])
@@ -170,16 +177,21 @@ def test_a_file_to_learn_nothing_from_is_refused(
     assert Variable.get(VARIABLE) is None
 
 
-def test_a_crash_before_publishing_publishes_nothing() -> None:
+def test_a_crash_before_publishing_publishes_nothing(record: Record, tmp_path: Path) -> None:
+    file = write(tmp_path / "users.csv", *ROWS[:-70])
     crash = (  # as if the machine died when the model is to be written, in a queue of its own
         "import os, signal, sys; sys.path.append('docs/growing'); import train_churn;"
         "train_churn.LOCK = 'crash';"
         "train_churn.Variable.set = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL);"
-        "train_churn.train_churn()"
+        f"train_churn.train_churn({file!r})"
     )
     died = run("-c", crash, seconds=240, PREFECT_API_URL=str(PREFECT_API_URL.value()))
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert Variable.get(VARIABLE) is None
+    again = record(train_churn.train_churn, file)
+    kept = ends(again) - {("evaluate", "Completed")}  # those of publishing, which had not ended
+    assert kept == {(name, "Cached") for name in COMPUTED}, "finished steps are lost"
+    assert Variable.get(VARIABLE), "the next run publishes nothing"
 
 
 def test_of_two_trainings_at_once_the_better_one_is_published(

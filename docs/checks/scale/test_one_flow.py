@@ -161,7 +161,7 @@ def test_an_unknown_user_is_named_and_the_others_keep_their_result(
     clone: Clone, dask: str, where: str
 ) -> None:
     shown = re.search(
-        r"(?ms)^```console\n\$ (python docs/growing/many_users.py.*?)\n(.*?)^```", PAGE
+        r"(?ms)^```console\n\$ (python docs/growing/many_users.py[ \d]+) 2>&1 .*?\n(.*?)^```", PAGE
     )
     assert shown, "the page no longer shows many_users.py with an unknown user"
     stdout, stderr = clone.run(shown[1] + where.format(dask), exits=1)
