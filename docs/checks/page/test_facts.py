@@ -14,7 +14,7 @@ from typing import Any
 
 import prefect.states
 import requests
-from machinery import ROOT
+from machinery import ROOT, run, script
 from prefect import Flow, flow, task
 from prefect.client.schemas.objects import State
 from prefect.runner import Runner
@@ -190,9 +190,14 @@ def test_what_the_api_answers() -> None:
     assert accepted == int(stated(r"checks values, not names: (\d+), then `Crashed`"))
 
 
-def test_the_deadline_of_lesson_12_is_the_one_that_the_page_states() -> None:
+def test_the_deadline_of_lesson_12_and_its_exit_code_are_as_the_page_states() -> None:
     lesson = importlib.import_module("12_trigger_deployment_by_id_name_lookup")
     assert int(stated(r"`--timeout`, (\d+) s by default")) == lesson.TIMEOUT_SECONDS
+    deployable: Any = flow(name="waits")(lambda: None)
+    deployable.to_deployment("for-ever").apply()
+    words = (script("12"), "waits/for-ever", "--wait", "--timeout", "3")  # nothing serves it
+    code = run(*words, PREFECT_API_URL=str(PREFECT_API_URL.value())).returncode
+    assert code == int(stated(r"(\d) when the time is over and the run goes on"))
 
 
 def test_the_states_of_the_glossary_are_prefects() -> None:
