@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from machinery import ROOT, run, script, serving
+from machinery import ROOT, changed_copy, run, script, serving
 from prefect import Task, flow, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.settings import (
@@ -113,6 +113,20 @@ def test_a_second_run_computes_nothing_again(record: Record, tmp_path: Path) -> 
     with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
         anew = record(train_churn.train_churn, write(tmp_path / "b.csv", *ROWS[:-40]))
     assert ("fit", "Completed") in ends(anew), "the setting on the page computes nothing anew"
+
+
+def test_a_step_whose_lines_have_changed_is_computed_anew(record: Record, tmp_path: Path) -> None:
+    file = write(tmp_path / "users.csv", *ROWS[:-50])
+    record(train_churn.train_churn, file)
+    changed_copy(GROWING / "train_churn.py", tmp_path, ("C=c)", "C=2 * c)"))
+    again = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, 'docs/growing'];"
+        f"import train_churn; train_churn.train_churn({file!r})"
+    )
+    told = run("-c", again, seconds=240, PREFECT_API_URL=str(PREFECT_API_URL.value()))
+    ended = dict(re.findall(r"Task run '(\w+)-\w+' - Finished in state (\w+)", told.stderr))
+    assert ended["fit"] == "Completed", "the step has changed, and its old result was taken"
+    assert ended["validate"] == "Cached", "another step has changed, and this one is computed again"
 
 
 @pytest.mark.parametrize("runner", ["processes", "dask"])
