@@ -52,10 +52,12 @@ def record() -> Record:
 
 @pytest.fixture(scope="module")
 def lesson_path(request: pytest.FixtureRequest) -> Path:
-    """Return the path of the script that this test file is about, above the tests or beside."""
+    """Return the path of the script that the test file is named after, above it or beside."""
     name = request.path.name.removeprefix("test_")
     folder = request.path.parent
-    return next(path for path in (folder.parent / name, folder / name) if path.exists())
+    found = [path for path in (folder.parent / name, folder / name) if path.exists()]
+    assert found, f"{request.path.name} is the test of {name}, which is not here"
+    return found[0]
 
 
 @pytest.fixture

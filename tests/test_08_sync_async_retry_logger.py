@@ -1,10 +1,12 @@
 """Lesson 08: the whole pipeline: concurrent, retried and logged; one function stands for the world.
 
-A test that wants trouble puts it in the place of `call_service`, as your own requests will be.
+The tests put a service of their own in its place, as you will put your requests there: copy them
+with the lesson, but for the last two, which are about the simulated service.
 """
 
 import threading
 import time
+from dataclasses import dataclass, field
 from logging import WARNING
 from types import ModuleType
 from typing import Any
@@ -14,9 +16,8 @@ import requests
 from prefect.states import Failed
 from recorded import Record, StandIn
 
-# What no table of the lesson has.
+# The services, what they answer (no table of the lesson has it), and the step that asks each.
 ANSWERS = {"users": "Somebody Else", "balances": 500.25, "logins": [4, 4, 4, 4], "messages": None}
-# The services, and the step that asks each.
 STEPS = {
     "users": "fetch_user_info",
     "balances": "fetch_account_balance",
@@ -33,6 +34,33 @@ ARROWS = {
 }
 
 
+@dataclass
+class Service:
+    """What stands for the world: it answers, delivers, and raises the errors it is given first."""
+
+    errors: dict[str, list[Exception]] = field(default_factory=dict)
+    asked: dict[str, tuple[int, bool]] = field(default_factory=dict)  # whom; in the flow's thread?
+    delivered: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, service: str, user_id: int, message: str = "", key: str = "") -> Any:
+        """Answer as `call_service` does."""
+        self.asked[service] = (user_id, threading.current_thread() is threading.main_thread())
+        if service == "messages":
+            self.delivered.setdefault(key, message)
+        time.sleep(0.25)  # or two lookups would not overlap
+        if self.errors.get(service):
+            raise self.errors[service].pop()
+        return ANSWERS[service]
+
+
+@pytest.fixture
+def service(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Service:
+    """Return a service that takes the place of the lesson's."""
+    service = Service()
+    monkeypatch.setattr(lesson, "call_service", service)
+    return service
+
+
 def http_error(status: int) -> requests.HTTPError:
     """Return the error that requests raises for an answer with this status."""
     response = requests.Response()
@@ -41,28 +69,21 @@ def http_error(status: int) -> requests.HTTPError:
 
 
 def test_the_steps_form_the_diamond_and_the_message_comes_last(
-    lesson: ModuleType, record: Record, monkeypatch: pytest.MonkeyPatch
+    lesson: ModuleType, record: Record, service: Service
 ) -> None:
-    asked: dict[str, tuple[int, bool]] = {}
-
-    def answer(service: str, user_id: int, *_: Any, **__: Any) -> Any:
-        asked[service] = (user_id, threading.current_thread() is threading.main_thread())
-        time.sleep(lesson.USER_SECONDS)
-        return ANSWERS[service]
-
-    monkeypatch.setattr(lesson, "call_service", answer)
     run = record(lesson.pipeline_flow, 102)
     assert run.state == "Completed", f"the flow run ended as {run.state}: {run.result}"
     assert run.overlap("fetch_account_balance", "fetch_recent_activity"), (
         "the two lookups ran one after the other: the first .result() came before the second "
         ".submit(), or one was called"
     )
-    assert run.is_before("predict_churn", "send_notification"), "the message came too early"
-    assert run.arrows() == ARROWS, "results are not passed along the arrows of the pipeline"
-    assert {user_id for user_id, _ in asked.values()} == {102}, "a service is asked of another user"
-    assert not asked["balances"][1] | asked["logins"][1], (
+    assert not service.asked["balances"][1] | service.asked["logins"][1], (
         "a lookup that need not wait is called instead of submitted"
     )
+    assert run.is_before("predict_churn", "send_notification"), "the message came too early"
+    assert run.arrows() == ARROWS, "results are not passed along the arrows of the pipeline"
+    users = {user_id for user_id, _ in service.asked.values()}
+    assert users == {102}, "a service is asked about another user"
     returned = (run.result["user"]["name"], run.result["balance"], run.result["activity"])
     answers = (ANSWERS["users"], ANSWERS["balances"], ANSWERS["logins"])
     assert returned == answers, "the flow does not return what the services answer"
@@ -70,51 +91,39 @@ def test_the_steps_form_the_diamond_and_the_message_comes_last(
     assert writers >= {None, "predict_churn", *STEPS.values()}, f"only {writers} left log records"
 
 
-@pytest.mark.parametrize("service", STEPS)
 def test_an_outage_of_a_service_repeats_its_step_alone(
-    lesson: ModuleType, record: Record, monkeypatch: pytest.MonkeyPatch, service: str
+    lesson: ModuleType, record: Record, service: Service
 ) -> None:
-    monkeypatch.setattr(lesson, "OUTAGES", {service: 2})
-    run = record(lesson.pipeline_flow, 102)
-    assert run.state == "Completed", (
-        f"two outages of {service} end in {run.state}: has {STEPS[service]} its retries?"
-    )
-    for step in run.task_runs:
-        expected = 3 if step.name == STEPS[service] else 1
-        assert step.attempts == expected, f"{step.name}: {step.attempts} attempts, not {expected}"
-        assert all(delay > 0 for delay in step.delays()), f"{step.name} is asked again at once"
-    found = (run.result["user"]["name"], run.result["balance"], run.result["activity"])
-    assert found == (lesson.USERS[102], lesson.BALANCES[102], lesson.LOGINS[102])
-    warned = [log.task for log in run.own_logs() if log.level == WARNING]
-    assert warned.count(STEPS[service]) >= 2, "a failed attempt leaves no warning with its step"
-    assert len(lesson.DELIVERED) == 1, f"one flow run delivers {len(lesson.DELIVERED)} messages"
+    service.errors = {name: [http_error(503), http_error(503)] for name in STEPS}
+    run = record(lesson.pipeline_flow)
+    gave_up = [step.name for step in run.task_runs if step.state_names()[-1] == "Failed"]
+    assert not gave_up, f"two outages, and {gave_up[0]} gives up: has it its retries?"
+    for name in STEPS.values():
+        step = run.task_run(name)
+        assert step.attempts == 3, f"two outages, and {name} took {step.attempts} attempts"
+        assert min(step.delays()) > 0, f"{name} asks a service in trouble again at once"
+    assert run.task_run("predict_churn").attempts == 1, "the prediction was repeated, too"
+    assert len(service.delivered) == 1, f"one flow run, and {len(service.delivered)} messages"
 
 
 def test_every_step_that_asks_a_service_gives_up_at_what_no_retry_cures(
-    lesson: ModuleType, record: Record, monkeypatch: pytest.MonkeyPatch
+    lesson: ModuleType, record: Record, service: Service
 ) -> None:
-    service = lesson.call_service
     for broken, name in STEPS.items():
-
-        def answer(asked: str, *details: Any, broken: str = broken) -> Any:
-            if asked == broken:
-                raise http_error(404)
-            return service(asked, *details)
-
-        monkeypatch.setattr(lesson, "call_service", answer)
+        service.errors = {broken: [http_error(404)]}
         run = record(lesson.pipeline_flow)
         assert isinstance(run.result, requests.HTTPError), f"a 404 in {name} became {run.result!r}"
         assert run.task_run(name).attempts == 1, f"{name} tries a 404 again: no retry_condition_fn?"
 
 
 def test_an_outage_that_outlasts_four_attempts_fails_and_delivers_once(
-    lesson: ModuleType, record: Record, monkeypatch: pytest.MonkeyPatch
+    lesson: ModuleType, record: Record, service: Service
 ) -> None:
-    monkeypatch.setattr(lesson, "OUTAGES", {"messages": 4})
+    service.errors = {"messages": [http_error(503) for _ in range(9)]}
     run = record(lesson.pipeline_flow)
     assert run.state == "Failed", f"the message service is down, and the flow run is {run.state}"
     assert run.task_run("send_notification").attempts == 4, "retries=3 are four attempts"
-    assert len(lesson.DELIVERED) == 1, "the service took the message four times, under four keys"
+    assert len(service.delivered) == 1, "the service took the message four times, under four keys"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +147,7 @@ def test_what_is_transient_is_decided_by_the_error(
 
 
 def test_a_prediction_that_fails_is_not_tried_again(
-    lesson: ModuleType, record: Record, stand_in: StandIn
+    lesson: ModuleType, record: Record, service: Service, stand_in: StandIn
 ) -> None:
     def fails(balance: float, activity: list[int]) -> float:
         raise ArithmeticError
@@ -146,7 +155,37 @@ def test_a_prediction_that_fails_is_not_tried_again(
     stand_in("predict_churn", fails)
     run = record(lesson.pipeline_flow)
     assert run.task_run("predict_churn").attempts == 1, "what only computes fails again"
-    assert "send_notification" not in run.names(), "a message was sent without a prediction"
+    assert "messages" not in service.asked, "a message was sent without a prediction"
+
+
+def test_every_flow_run_sends_a_message_of_its_own(
+    lesson: ModuleType, record: Record, service: Service, stand_in: StandIn
+) -> None:
+    stand_in("predict_churn", lambda balance, activity: 0.6)
+    for _ in range(2):
+        record(lesson.pipeline_flow)
+    messages = list(service.delivered.values())
+    assert len(messages) == 2, "the key is not the flow run's own: two runs are two messages"
+    assert ANSWERS["users"] in messages[0], "the message is not about what fetch_user_info returned"
+    assert "60%" in messages[0], "the message is not about what predict_churn returned"
+
+
+# --- the simulated service of the lesson ------------------------------------------------------
+
+
+def test_the_simulated_outages_are_survived_and_logged(
+    lesson: ModuleType, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lesson, "OUTAGES", dict.fromkeys(STEPS, 1))
+    run = record(lesson.pipeline_flow, 102)
+    assert run.state == "Completed", f"the flow run ended as {run.state}: {run.result}"
+    warned = [log.task for log in run.own_logs() if log.level == WARNING]
+    for name in STEPS.values():
+        assert run.task_run(name).attempts == 2, f"the outage is not seen by {name}"
+        assert name in warned, f"a failed attempt of {name} leaves no warning with its task run"
+    found = (run.result["user"]["name"], run.result["balance"], run.result["activity"])
+    assert found == (lesson.USERS[102], lesson.BALANCES[102], lesson.LOGINS[102])
+    assert len(lesson.DELIVERED) == 1, f"one flow run delivers {len(lesson.DELIVERED)} messages"
 
 
 def test_an_unknown_user_fails_at_once(
@@ -159,17 +198,3 @@ def test_an_unknown_user_fails_at_once(
     assert (run.names(), run.task_runs[0].attempts) == (["fetch_user_info"], 1), (
         "an unknown user was tried again, or asked about further"
     )
-
-
-def test_every_flow_run_sends_a_message_of_its_own(
-    lesson: ModuleType, record: Record, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lesson, "OUTAGES", {})
-    stand_in("fetch_user_info", lambda user_id: {"user_id": user_id, "name": "Somebody Else"})
-    stand_in("predict_churn", lambda balance, activity: 0.6)
-    for _ in range(2):
-        record(lesson.pipeline_flow)
-    messages = list(lesson.DELIVERED.values())
-    assert len(messages) == 2, "the key is not the flow run's own: two runs are two messages"
-    assert "Somebody Else" in messages[0], "the message is not about what fetch_user_info returned"
-    assert "60%" in messages[0], "the message is not about what predict_churn returned"

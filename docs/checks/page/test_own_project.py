@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -85,8 +84,7 @@ def block_with(text: str) -> str:
     return str(found)
 
 
-@pytest.fixture
-def pipeline(service: Any, tmp_path: Path) -> ModuleType:
+def with_real_requests() -> str:
     """Return lesson 08 with the page's `call_service` in the place of the simulated one."""
     block = block_with("def call_service")
     constants = re.findall(r"(?m)^[A-Z_]+ = .*\n", block)
@@ -98,8 +96,14 @@ def pipeline(service: Any, tmp_path: Path) -> ModuleType:
         text,
     )
     assert count == 1
+    return text
+
+
+@pytest.fixture
+def pipeline(service: Any, tmp_path: Path) -> ModuleType:
+    """Return the module of lesson 08 with real requests, to this service."""
     copy = tmp_path / "my_pipeline.py"
-    copy.write_text(text, encoding="utf-8")
+    copy.write_text(with_real_requests(), encoding="utf-8")
     module = load_quickly(copy)
     module.SERVICE_URL = f"http://127.0.0.1:{service.server_port}"  # type: ignore[attr-defined]
     return module
@@ -146,29 +150,28 @@ def test_the_block_on_the_harness_runs_by_itself() -> None:
     assert result.returncode == 0, result.stderr[-3000:]
 
 
+def run_alone(folder: Path) -> None:
+    """Run the tests in a folder with prefect and pytest alone: no pyproject.toml, no plugin."""
+    for name in ("conftest.py", "recorded.py"):
+        shutil.copy(ROOT / "tests" / name, folder)
+    plugins = [f"-pno:{name}" for name in ("xdist", "timeout", "httpserver", "cacheprovider")]
+    result = run("-m", "pytest", "-q", *plugins, cwd=folder, seconds=280)
+    assert result.returncode == 0, f"copied, it fails:\n{result.stdout[-3000:]}"
+
+
 @pytest.mark.parametrize("number", ["02", "08"])
 @pytest.mark.timeout(300)
 def test_a_stage_passes_beside_a_copy_of_its_lesson(tmp_path: Path, number: str) -> None:
-    """With nothing but prefect and pytest: no pyproject.toml, and no other plugin."""
-    lesson = script(number)
-    tests = ROOT / "tests"
-    for file in (
-        lesson,
-        tests / f"test_{lesson.name}",
-        tests / "conftest.py",
-        tests / "recorded.py",
-    ):
-        shutil.copy(file, tmp_path)
-    plugins = [
-        "-p",
-        "no:xdist",
-        "-p",
-        "no:timeout",
-        "-p",
-        "no:httpserver",
-        "-p",
-        "no:cacheprovider",
-    ]
-    assert sys.executable
-    result = run("-m", "pytest", "-q", *plugins, cwd=tmp_path, seconds=280)
-    assert result.returncode == 0, f"copied, it fails:\n{result.stdout[-3000:]}"
+    shutil.copy(script(number), tmp_path)
+    shutil.copy(ROOT / "tests" / f"test_{script(number).name}", tmp_path)
+    run_alone(tmp_path)
+
+
+@pytest.mark.timeout(300)
+def test_the_test_of_lesson_08_passes_with_real_requests_and_another_name(tmp_path: Path) -> None:
+    stage = (ROOT / "tests" / f"test_{script('08').name}").read_text(encoding="utf-8")
+    own, mark, _ = stage.partition("# --- the simulated service")
+    assert mark, "where the tests of the simulated service begin is not said"
+    (tmp_path / "churn.py").write_text(with_real_requests(), encoding="utf-8")
+    (tmp_path / "test_churn.py").write_text(own, encoding="utf-8")
+    run_alone(tmp_path)
