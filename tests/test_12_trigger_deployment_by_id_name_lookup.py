@@ -352,7 +352,7 @@ def test_a_certificate_is_checked_as_the_settings_say_and_distrust_told_at_once(
     monkeypatch.setenv("SSL_CERT_FILE", "another.pem")
     monkeypatch.setenv(setting, value)
     with pytest.raises(ConnectionError, match=r"self-signed.*PREFECT_API_SSL_CERT_FILE names"):
-        trigger(NAME, api_url="https://prefect.invalid/api")
+        trigger(NAME, api_url="https://prefect.invalid/api", timeout=2)
     assert asked == [verify], "not the setting's certificates, or a second attempt"
 
 
