@@ -17,7 +17,12 @@ from prefect.states import Failed
 from recorded import Record, StandIn
 
 # The services, what they answer (no table of the lesson has it), and the step that asks each.
-ANSWERS = {"users": "Somebody Else", "balances": 500.25, "logins": [4, 4, 4, 4], "messages": None}
+ANSWERS: dict[str, Any] = {
+    "users": "Somebody Else",
+    "balances": 500.25,
+    "logins": [4, 4, 4, 4],
+    "messages": None,
+}
 STEPS = {
     "users": "fetch_user_info",
     "balances": "fetch_account_balance",
