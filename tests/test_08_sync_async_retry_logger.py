@@ -115,7 +115,7 @@ def test_every_step_that_asks_a_service_gives_up_at_what_no_retry_cures(
     lesson: ModuleType, record: Record, service: Service
 ) -> None:
     for broken, name in STEPS.items():
-        service.errors = {broken: [http_error(404)]}
+        service.errors = {broken: [http_error(404)] * 4}
         run = record(lesson.pipeline_flow)
         assert isinstance(run.result, requests.HTTPError), f"a 404 in {name} became {run.result!r}"
         assert run.task_run(name).attempts == 1, f"{name} tries a 404 again: no retry_condition_fn?"
