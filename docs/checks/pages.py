@@ -30,6 +30,21 @@ def map_rows() -> dict[str, int]:
     return {name: int(seconds) for name, _, seconds in rows}
 
 
+def symptoms() -> dict[str, str]:
+    """Return the rows of the table of symptoms, by the name of the test of the symptom."""
+    section = LEARNINGS.split("## When something looks wrong\n", 1)[1].split("\n## ", 1)[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    found = [line.split("|")[1].lower() for line in lines]
+    names = ["test_" + re.sub("[^a-z0-9]+", "_", each).strip("_") for each in found]
+    return dict(zip(names, lines, strict=True))
+
+
+def tells(row: str, *observed: object) -> None:
+    """Fail if what was observed is not what the row says."""
+    for each in observed:
+        assert f"`{each}`" in row, f"{each} is what happened; the page says otherwise: {row}"
+
+
 def bars(name: str) -> dict[str, list[tuple[str, int, int]]]:
     """Return the bars of the timelines in a lesson's section: name, start and end, by heading."""
     found: dict[str, list[tuple[str, int, int]]] = {}

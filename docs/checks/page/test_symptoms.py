@@ -22,6 +22,7 @@ from uuid import UUID
 import pytest
 import requests
 from machinery import ROOT, Server, background, end, run, script, server
+from pages import symptoms, tells
 from prefect import Task, flow, get_client, get_run_logger, task, unmapped
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
@@ -40,26 +41,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from recorded import FlowRun, read_ended, read_flow_run, record_flow, wait_until
 
 
-def rows() -> dict[str, str]:
-    """Return the rows of the page's table, by the name of the test of the symptom."""
-    page = (ROOT / "LEARNINGS.md").read_text(encoding="utf-8")
-    section = page.split("## When something looks wrong\n", 1)[1].split("\n## ", 1)[0]
-    lines = [line for line in section.splitlines() if line.startswith("| ")][1:]
-    symptoms = [line.split("|")[1].lower() for line in lines]
-    names = ["test_" + re.sub("[^a-z0-9]+", "_", each).strip("_") for each in symptoms]
-    return dict(zip(names, lines, strict=True))
-
-
 @pytest.fixture
 def row(request: pytest.FixtureRequest) -> str:
     """Return the row about the symptom that the test is named after."""
-    return rows()[request.node.name]
-
-
-def tells(row: str, *observed: object) -> None:
-    """Fail if what was observed is not what the row says."""
-    for each in observed:
-        assert f"`{each}`" in row, f"{each} is what happened; the page says otherwise: {row}"
+    return symptoms()[request.node.name]
 
 
 # Symptoms that are caused in other checks: by which test.
@@ -80,7 +65,7 @@ def test_every_symptom_has_a_check_and_every_check_a_symptom() -> None:
         for path in ROOT.glob("docs/checks/**/test_*.py")
     }
     here = tests.pop(Path(__file__))[1:]
-    assert sorted([*here, *ELSEWHERE]) == sorted(rows()), (
+    assert sorted([*here, *ELSEWHERE]) == sorted(symptoms()), (
         "a symptom without a check, or the reverse"
     )
     assert set(ELSEWHERE.values()) <= {name for names in tests.values() for name in names}

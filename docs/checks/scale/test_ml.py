@@ -295,6 +295,24 @@ def test_both_are_served_and_scoring_is_triggered_by_lesson_12(tmp_path: Path) -
     assert getattr(monthly.schedule, "cron", None) == "0 6 1 * *", "training has no cron schedule"
 
 
+def test_the_numbers_on_the_page_are_those_of_the_program() -> None:
+    def stated(pattern: str) -> list[int]:
+        (found,) = {match.groups() for match in re.finditer(pattern, " ".join(PAGE.split()))}
+        return [int(number.replace(",", "")) for number in found]
+
+    assert stated(r"more than (\d+)% of them") == [round(100 * train_churn.MAX_DAMAGED)]
+    parts = [round(100 * len(part) / len(USERS), -1) for part in (TRAINING, CHOOSING, TEST)]
+    assert (
+        stated(r"(\d+)% to fit six .*?, (\d+)% to choose one of them, and (\d+)% to test") == parts
+    )
+    (longest,) = stated(r"up to ([\d,]+) characters")
+    Variable.set("long", "x" * (longest - 2), overwrite=True)  # its JSON has two quotes
+    with pytest.raises(ValueError, match=f"{longest}"):
+        Variable.set("long", "x" * (longest - 1), overwrite=True)
+    source = Path(train_churn.__file__).read_text(encoding="utf-8")
+    assert f"timeout_seconds={stated(r'publishing times out after (.+?) s')[0]}," in source
+
+
 def test_the_generator_makes_the_file_byte_for_byte(tmp_path: Path) -> None:
     told = run(shutil.copy(GROWING / "make_users.py", tmp_path))
     assert told.returncode == 0, told.stderr
