@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -49,11 +50,14 @@ def test_it_serves_a_deployment_that_knows_the_flows_parameters(served: str) -> 
     assert accepted["user_id"]["type"] == "integer", "the flow's parameter is not user_id: int"
 
 
-def test_a_trigger_runs_the_flow_with_its_parameters(triggered: list[FlowRun]) -> None:
+def test_a_trigger_runs_the_flow_with_its_parameters(
+    lesson: ModuleType, triggered: list[FlowRun]
+) -> None:
     for user, run in zip(USERS, triggered, strict=True):
         assert run.state == "Completed", f"the triggered run is {run.state}"
         assert "fetch_user_info" in run.names(), "the lookup is not recorded as a task run"
-        assert any(str(user) in log.message for log in run.own_logs()), "the parameters got lost"
+        logged = " ".join(log.message for log in run.own_logs())
+        assert lesson.USERS[user] in logged, f"the run for user {user} is about another: {logged}"
 
 
 def test_the_limit_holds_back_runs_that_are_due(triggered: list[FlowRun]) -> None:
@@ -72,6 +76,7 @@ def serve(lesson_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
         text = lesson_path.read_text(encoding="utf-8")
         for old, new in changes.items():
+            assert text.count(old) == 1, f"{old} stands in more than one place"
             text = text.replace(old, new)
         copy = tmp_path / lesson_path.name
         copy.write_text(text, encoding="utf-8")
@@ -130,3 +135,5 @@ def test_a_server_that_does_not_take_it_is_one_clear_line(
         serve()
     line = str(end.value)
     assert re.fullmatch(f".*{url}.*{said}.*", line), f"it does not say what happened: {line}"
+    refused = status > 200
+    assert refused != ("No Prefect server" in line), f"whether there is a server is untrue: {line}"
