@@ -128,10 +128,21 @@ def test_wait_fails_when_the_flow_run_fails(program: Any, served: str) -> None:
     assert read_flow_run(UUID(stdout.strip())).state == "Failed", "stdout is not the run's id"
 
 
-def test_threads_trigger_at_the_same_time(trigger: Any, served: str) -> None:
+def test_threads_trigger_at_the_same_time(
+    lesson: ModuleType, trigger: Any, served: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, sessions = lesson.make_session, set()
+
+    def note(url: str) -> requests.Session:
+        session: requests.Session = make(url)
+        sessions.add(session)
+        return session
+
+    monkeypatch.setattr(lesson, "make_session", note)
     with ThreadPoolExecutor(4) as pool:
         runs = list(pool.map(lambda _: trigger(NAME, {"user_id": 101}, api_url=served), range(4)))
     assert len({run["id"] for run in runs}) == 4, "two threads got the same flow run"
+    assert len(sessions) == 4, "threads share a session, which is not made for that"
 
 
 def test_a_key_names_one_event(trigger: Any, served: str, caplog: pytest.LogCaptureFixture) -> None:
