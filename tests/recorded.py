@@ -17,7 +17,7 @@ from prefect.client.schemas.filters import (
     LogFilterFlowRunId,
 )
 from prefect.client.schemas.objects import State
-from prefect.client.schemas.sorting import LogSort
+from prefect.client.schemas.sorting import LogSort, TaskRunSort
 
 T = TypeVar("T")
 
@@ -164,8 +164,9 @@ def read_flow_run(flow_run_id: UUID) -> FlowRun:
     of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
     with get_client(sync_client=True) as client:
         record = client.read_flow_run(flow_run_id)
-        logs = client.read_logs(of_run, limit=200, sort=LogSort.TIMESTAMP_ASC)
-        runs = [run for run in client.read_task_runs(flow_run_filter=mine) if run.start_time]
+        logs = _read_pages(client.read_logs, log_filter=of_run, sort=LogSort.TIMESTAMP_ASC)
+        found = _read_pages(client.read_task_runs, flow_run_filter=mine, sort=TaskRunSort.ID_DESC)
+        runs = [run for run in found if run.start_time]
         task_runs = [_task_run(run, client.read_task_run_states(run.id)) for run in runs]
         flow_name = client.read_flow(record.flow_id).name
     return FlowRun(
@@ -174,6 +175,16 @@ def read_flow_run(flow_run_id: UUID) -> FlowRun:
         sorted(task_runs, key=lambda run: run.start),
         [_log_record(log, task_runs) for log in logs],
     )
+
+
+def _read_pages(read: Callable[..., list[T]], **what: Any) -> list[T]:
+    """Return all that there is: the server gives 200 at a time."""
+    found: list[T] = []
+    while page := read(**what, limit=200, offset=len(found)):
+        found += page
+        if len(page) < 200:
+            break
+    return found
 
 
 def _task_run(run: objects.TaskRun, states: list[State]) -> TaskRun:

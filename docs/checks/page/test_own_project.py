@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import requests
 from machinery import ROOT, run, script
+from prefect import flow, get_run_logger, task
 from recorded import Record
 
 from tests.conftest import load_quickly
@@ -140,6 +141,20 @@ def test_an_unknown_user_is_asked_for_once(
     assert isinstance(run.result, requests.HTTPError), f"a 404 became {run.result!r}"
     assert service.requests == {"users": 1}, "a 404 was tried again"
     assert service.messages == {}, "a message went out about nobody"
+
+
+def test_a_flow_run_of_many_records_is_read_whole(record: Record) -> None:
+    double = task(lambda number: 2 * number)
+
+    @flow
+    def wordy() -> None:
+        for number in range(450):
+            get_run_logger().info("Number %s", number)
+        double.map(range(210)).result()
+
+    run = record(wordy)
+    assert len(run.task_runs) == 210
+    assert len([log for log in run.own_logs() if log.message.startswith("Number")]) == 450
 
 
 @pytest.mark.timeout(300)
