@@ -1,6 +1,6 @@
 """Measure what docs/growing/costs.md says of time and loss, and print it as tables.
 
-Run:    python docs/checks/benchmark.py            (all tables, about fifteen minutes)
+Run:    python docs/checks/benchmark.py            (all tables, about twenty minutes)
         python docs/checks/benchmark.py --write    (and put them into costs.md)
         python docs/checks/benchmark.py --quick --only trigger loss
 It starts the servers, workers and clusters that it needs, on free ports, and stops them again.
@@ -31,7 +31,7 @@ sys.path[:0] = [str(ROOT / name) for name in ("docs/checks/scale", "docs/checks"
 import psutil  # noqa: E402
 import requests  # noqa: E402
 from clone import Clone, block, find_postgres, make_clone, postgres, recorded  # noqa: E402
-from machinery import NAME, changed_copy, free_port, script, server, serving  # noqa: E402
+from machinery import NAME, changed_copy, script, server, serving  # noqa: E402
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 from recorded import FlowRun, read_ended  # noqa: E402
 
@@ -264,29 +264,6 @@ def pool(place: Place) -> str:
     return table(["workers", f"runs a minute, of {count}, on {DATABASE}", "ratio"], rows)
 
 
-def users(place: Place) -> str:
-    """Measure N users on 1, 2 and 4 Dask workers, at a tenth of the seconds, without an outage."""
-    counts, rows = (2, 8) if place.quick else (2, 8, 24), []
-    with server_on(DATABASE) as url, tempfile.TemporaryDirectory() as name:
-        clone = make_clone(Path(name), 0.1, PREFECT_API_URL=url)
-        clone.change(script("08").name, r"^OUTAGES = .*", "OUTAGES: dict[str, int] = {}")
-        for workers in (1, 2, 4):
-            took: dict[int, list[float]] = {count: [] for count in counts}
-            with ExitStack() as stack, temporary_settings({PREFECT_API_URL: url}):
-                here = ("8786", str(free_port()))
-                stack.enter_context(clone.terminal(block("dask scheduler", here), "Scheduler at"))
-                for _ in range(workers):
-                    stack.enter_context(clone.terminal(block("dask worker", here), "Registered to"))
-                for turn, count in itertools.product(range(len(place.times(3)) + 1), counts):
-                    ids = " ".join(str(101 + user % 3) for user in range(count))
-                    _, output = clone.run(block("--dask", here, ("101 102 103", ids)))
-                    if turn:  # in the first one, the workers import the lesson
-                        took[count].append(seconds_of(recorded(output)))
-            rows.append([f"{workers}", *(spread(values) for values in took.values())])
-    head = f"Dask workers, one thread each; server on {DATABASE}"
-    return table([head, *(f"{count} users" for count in counts)], rows)
-
-
 def cpu(place: Place) -> str:
     """Measure work that computes, with threads and with processes."""
     command, took = block("threads_or_processes.py").strip(), []
@@ -310,7 +287,6 @@ TABLES: list[Callable[[Place], str]] = [
     polling,
     loss,
     pool,
-    users,
     cpu,
 ]
 
