@@ -9,7 +9,7 @@ from uuid import UUID
 import psutil
 import pytest
 import requests
-from clone import PAGE, Clone, block, find_postgres, make_clone, postgres, stated
+from clone import GROWING, PAGE, Clone, block, find_postgres, make_clone, postgres, stated
 from machinery import NAME, free_port
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
@@ -207,12 +207,18 @@ def test_the_defaults_are_those_that_the_page_states() -> None:
         flows(heartbeat_frequency=smallest - 1)
     polls = int(stated(r"looks for runs every (\d+) seconds by default"))
     assert polls == worker.model_fields["query_seconds"].default
+    program = (GROWING / "rescue_runs.py").read_text(encoding="utf-8")
+    assert f"SILENT_SECONDS = {stated(r'a lost run is found after (.+?) seconds')} " in program
+    (counts,) = re.findall(r'"prefect.run-count": \[(.*?)\]', program)
+    third = {"third": 3}[stated(r"is given up after the (\w+) attempt")]
+    assert len(counts.split(",")) == third
 
 
 def test_the_server_wants_the_password_and_ten_and_eleven_send_none(team: Clone) -> None:
     bare = Clone(team.folder, {**team.exported, "PREFECT_API_AUTH_STRING": ""})
     for command in ("prefect work-pool ls", "python 11_get_deployment_id_by_name.py"):
-        assert "401" in "".join(bare.run(command, exits=1)), (
+        status = stated(r"the server answers them (\d+)")
+        assert status in "".join(bare.run(command, exits=1)), (
             f"a server without a password: {command}"
         )
     team.run("python 11_get_deployment_id_by_name.py", exits=1)
