@@ -180,11 +180,9 @@ def read_flow_run(flow_run_id: UUID) -> FlowRun:
 def _read_pages(read: Callable[..., list[T]], **what: Any) -> list[T]:
     """Return all that there is: the server gives 200 at a time."""
     found: list[T] = []
-    while page := read(**what, limit=200, offset=len(found)):
+    while len(page := read(**what, limit=200, offset=len(found))) == 200:
         found += page
-        if len(page) < 200:
-            break
-    return found
+    return found + page
 
 
 def _task_run(run: objects.TaskRun, states: list[State]) -> TaskRun:

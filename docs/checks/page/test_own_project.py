@@ -165,11 +165,12 @@ def test_the_block_on_the_harness_runs_by_itself() -> None:
     assert result.returncode == 0, result.stderr[-3000:]
 
 
-def run_alone(folder: Path) -> None:
-    """Run the tests in a folder with prefect and pytest alone: no pyproject.toml, no plugin."""
+def run_alone(folder: Path, *needed: str) -> None:
+    """Run the tests in a folder with prefect and pytest, no pyproject.toml, the plugins needed."""
     for name in ("conftest.py", "recorded.py"):
         shutil.copy(ROOT / "tests" / name, folder)
-    plugins = [f"-pno:{name}" for name in ("xdist", "timeout", "httpserver", "cacheprovider")]
+    others = {"xdist", "timeout", "pytest_httpserver", "cacheprovider"} - {*needed}
+    plugins = [f"-pno:{name}" for name in others]
     result = run("-m", "pytest", "-q", *plugins, cwd=folder, seconds=280)
     assert result.returncode == 0, f"copied, it fails:\n{result.stdout[-3000:]}"
 
@@ -180,6 +181,14 @@ def test_a_stage_passes_beside_a_copy_of_its_lesson(tmp_path: Path, number: str)
     shutil.copy(script(number), tmp_path)
     shutil.copy(ROOT / "tests" / f"test_{script(number).name}", tmp_path)
     run_alone(tmp_path)
+
+
+@pytest.mark.timeout(300)
+def test_the_stage_of_lesson_12_passes_beside_a_copy_of_09_and_12(tmp_path: Path) -> None:
+    test = f"test_{script('12').name}"
+    for path in (script("09"), script("12"), ROOT / "tests" / "programs.py", ROOT / "tests" / test):
+        shutil.copy(path, tmp_path)
+    run_alone(tmp_path, "pytest_httpserver")
 
 
 @pytest.mark.timeout(300)
