@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
+from typing import Any
 from uuid import UUID
 
 from machinery import ROOT, script
@@ -28,6 +29,13 @@ def map_rows() -> dict[str, int]:
     rows = re.findall(r"(?m)^\| \[(\S+\.py)\]\((\S+\.py)\) \|.*\| (\d+) \|$", LEARNINGS)
     assert all(name == link for name, link, _ in rows), "a row of the map links another script"
     return {name: int(seconds) for name, _, seconds in rows}
+
+
+def find_stated(page: str, pattern: str) -> Any:
+    """Return what the page states at the pattern, the same wherever it does: group, or groups."""
+    found = set(re.findall(pattern, " ".join(page.split())))
+    assert len(found) == 1, f"the page states {pattern!r} as {found or 'nothing'}"
+    return found.pop()
 
 
 def symptoms() -> dict[str, str]:

@@ -10,11 +10,13 @@ import inspect
 import re
 import time
 import tomllib
+from functools import partial
 from typing import Any
 
 import prefect.states
 import requests
 from machinery import ROOT, run, script
+from pages import LEARNINGS, find_stated
 from prefect import Flow, flow, task
 from prefect.client.schemas.objects import State
 from prefect.runner import Runner
@@ -23,17 +25,10 @@ from prefect.settings import PREFECT_API_URL
 from prefect.settings.models.root import Settings
 from recorded import FlowRun, record_flow, wait_until
 
-PAGE = " ".join((ROOT / "LEARNINGS.md").read_text(encoding="utf-8").split())
+stated = partial(find_stated, LEARNINGS)
 NUMBERS = {
     word: number for number, word in enumerate(["no", "one", "two", "three", "four", "five", "six"])
 }
-
-
-def stated(pattern: str) -> Any:
-    """Return what the page states in the one place that matches: its group, or its groups."""
-    found = re.findall(pattern, PAGE)
-    assert len(found) == 1, f"the page states {pattern!r} {len(found)} times, not once"
-    return found[0]
 
 
 def ran(body: Any, *arguments: Any, **options: Any) -> FlowRun:

@@ -10,16 +10,19 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 from uuid import UUID
 
 import psutil
 from machinery import ROOT, SCRIPTS, end, environment, free_port
+from pages import find_stated
 from recorded import FlowRun, read_ended, wait_until
 
 GROWING = ROOT / "docs" / "growing"
 PAGE = (GROWING / "README.md").read_text(encoding="utf-8")
+stated = partial(find_stated, PAGE)
 BLOCKS: list[str] = re.findall(r"(?ms)^```bash\n(.*?)^```", PAGE)
 
 
@@ -32,13 +35,6 @@ def block(text: str, *changes: tuple[str, str]) -> str:
         assert old in commands, f"no {old!r} in the shell block\n{commands}"
         commands = commands.replace(old, new)
     return commands
-
-
-def stated(pattern: str) -> str:
-    """Return what the page states at the pattern's group, for a test to hold against Prefect."""
-    found = re.search(pattern, " ".join(PAGE.split()))
-    assert found, f"docs/growing/README.md no longer states {pattern!r}"
-    return str(found[1])
 
 
 def recorded(output: str) -> FlowRun:

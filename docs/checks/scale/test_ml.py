@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import Barrier, BrokenBarrierError
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from machinery import ROOT, changed_copy, run, script, serving
+from pages import find_stated
 from prefect import Task, flow, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.settings import (
@@ -34,6 +36,7 @@ from score_users import LESSON_WEIGHTS, VARIABLE, Weights, read_published  # noq
 pytestmark = pytest.mark.timeout(300)  # most of it is imports and starts, on a busy machine
 
 PAGE = (GROWING / "machine_learning.md").read_text(encoding="utf-8")
+stated = partial(find_stated, PAGE)
 ROWS = train_churn.FILE.read_text(encoding="utf-8").splitlines()[1:]
 USERS, DAMAGED = train_churn.validate.fn("\n".join([train_churn.HEADER, *ROWS]))
 TRAINING, CHOOSING, TEST = train_churn.build_features.fn(USERS)
@@ -296,21 +299,16 @@ def test_both_are_served_and_scoring_is_triggered_by_lesson_12(tmp_path: Path) -
 
 
 def test_the_numbers_on_the_page_are_those_of_the_program() -> None:
-    def stated(pattern: str) -> list[int]:
-        (found,) = {match.groups() for match in re.finditer(pattern, " ".join(PAGE.split()))}
-        return [int(number.replace(",", "")) for number in found]
-
-    assert stated(r"more than (\d+)% of them") == [round(100 * train_churn.MAX_DAMAGED)]
+    assert int(stated(r"more than (\d+)% of them")) == 100 * train_churn.MAX_DAMAGED
+    told = stated(r"(\d+)% to fit six .*?, (\d+)% to choose one of them, and (\d+)% to test")
     parts = [round(100 * len(part) / len(USERS), -1) for part in (TRAINING, CHOOSING, TEST)]
-    assert (
-        stated(r"(\d+)% to fit six .*?, (\d+)% to choose one of them, and (\d+)% to test") == parts
-    )
-    (longest,) = stated(r"up to ([\d,]+) characters")
+    assert [float(share) for share in told] == parts
+    longest = int(stated(r"up to ([\d,]+) characters").replace(",", ""))
     Variable.set("long", "x" * (longest - 2), overwrite=True)  # its JSON has two quotes
     with pytest.raises(ValueError, match=f"{longest}"):
         Variable.set("long", "x" * (longest - 1), overwrite=True)
     source = Path(train_churn.__file__).read_text(encoding="utf-8")
-    assert f"timeout_seconds={stated(r'publishing times out after (.+?) s')[0]}," in source
+    assert f"timeout_seconds={stated(r'publishing times out after (.+?) s')}," in source
 
 
 def test_the_generator_makes_the_file_byte_for_byte(tmp_path: Path) -> None:
