@@ -27,7 +27,7 @@ os.environ["PREFECT_LOGGING_TO_API_BATCH_INTERVAL"] = "0.1"  # seconds: tests wa
 from prefect import Task  # noqa: E402
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: E402
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402
-from recorded import Record, StandIn, record_flow  # noqa: E402
+from recorded import Record, ReplaceTaskBody, record_flow  # noqa: E402
 
 QUICK_SECONDS = 0.25  # what a step of a lesson takes here
 
@@ -67,7 +67,7 @@ def lesson(lesson_path: Path) -> ModuleType:
 
 
 @pytest.fixture
-def stand_in(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+def replace_task_body(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ReplaceTaskBody:
     """Return a function that gives a task of the lesson another body in this test."""
 
     def replace(name: str, body: Callable[..., Any]) -> None:

@@ -20,7 +20,7 @@ from werkzeug import Request, Response
 
 
 @pytest.fixture
-def program(
+def run_cli(
     lesson_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[str, Any]]:
     """Return a function that runs the lesson as a program: its stdout, and what ends it, if not 0.
@@ -42,7 +42,7 @@ def program(
 
 
 @pytest.fixture
-def hanging(httpserver: HTTPServer) -> Iterator[str]:
+def unresponsive_api(httpserver: HTTPServer) -> Iterator[str]:
     """Return the URL of an API that answers when a client of the tests has given up."""
 
     def hang(_: Request) -> Response:

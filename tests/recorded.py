@@ -22,7 +22,7 @@ from prefect.client.schemas.sorting import LogSort, TaskRunSort
 T = TypeVar("T")
 
 # How the log records begin that Prefect writes by itself.
-PREFECTS_OWN = (
+PREFECT_LOG_PREFIXES = (
     "Beginning flow run",
     "View at",
     "Finished in state",
@@ -50,7 +50,7 @@ class TaskRun:
     end: datetime
     attempts: int
     states: list[State]
-    needs: set[UUID]  # the task runs whose results went in: the arrows of the run graph
+    upstream_ids: set[UUID]  # the task runs whose results went in: the arrows of the run graph
 
     def state_names(self) -> list[str]:
         """Return the names of its states, in order."""
@@ -116,20 +116,24 @@ class FlowRun:
         one, other = self.task_run(first), self.task_run(second)
         return one.start < other.end and other.start < one.end
 
-    def own_logs(self) -> list[LogRecord]:
+    def user_logs(self) -> list[LogRecord]:
         """Return the log records that the flow and its tasks wrote, without Prefect's own."""
-        return [log for log in self.logs if not log.message.startswith(PREFECTS_OWN)]
+        return [log for log in self.logs if not log.message.startswith(PREFECT_LOG_PREFIXES)]
 
-    def arrows(self) -> set[tuple[str, str]]:
+    def edges(self) -> set[tuple[str, str]]:
         """Return the arrows of the run graph: (task whose result is used, task that uses it)."""
         names = {run.id: run.name for run in self.task_runs}
         return {
-            (names[need], run.name) for run in self.task_runs for need in run.needs & set(names)
+            (names[need], run.name)
+            for run in self.task_runs
+            for need in run.upstream_ids & set(names)
         }
 
 
 Record = Callable[..., FlowRun]  # what the fixture `record` is
-StandIn = Callable[[str, Callable[..., Any]], None]  # what the fixture `stand_in` is
+ReplaceTaskBody = Callable[
+    [str, Callable[..., Any]], None
+]  # what the fixture `replace_task_body` is
 
 
 def record_flow(flow: Flow[..., Any], *arguments: Any, **keywords: Any) -> FlowRun:

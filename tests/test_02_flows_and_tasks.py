@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from recorded import Record, StandIn
+from recorded import Record, ReplaceTaskBody
 
 
 def test_the_two_steps_are_two_task_runs_in_order(lesson: ModuleType, record: Record) -> None:
@@ -14,14 +14,16 @@ def test_the_two_steps_are_two_task_runs_in_order(lesson: ModuleType, record: Re
 
 
 def test_the_result_of_the_first_step_is_the_input_of_the_second(
-    lesson: ModuleType, record: Record, stand_in: StandIn
+    lesson: ModuleType, record: Record, replace_task_body: ReplaceTaskBody
 ) -> None:
-    stand_in("fetch_user_info", lambda user_id: {"user_id": user_id, "name": "Somebody Else"})
+    replace_task_body(
+        "fetch_user_info", lambda user_id: {"user_id": user_id, "name": "Somebody Else"}
+    )
     run = record(lesson.greeting_flow)
     assert "Somebody Else" in run.result, (
         "the greeting is not made of what fetch_user_info returned"
     )
-    assert run.arrows() == {("fetch_user_info", "compose_greeting")}, (
+    assert run.edges() == {("fetch_user_info", "compose_greeting")}, (
         "Prefect has not seen the one result go into the other task"
     )
 

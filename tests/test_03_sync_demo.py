@@ -3,7 +3,7 @@
 from itertools import pairwise
 from types import ModuleType
 
-from recorded import Record, StandIn
+from recorded import Record, ReplaceTaskBody
 
 LOOKUPS = ["fetch_user_info", "fetch_account_balance", "fetch_recent_activity"]
 
@@ -19,10 +19,10 @@ def test_each_lookup_ends_before_the_next_one_starts(lesson: ModuleType, record:
 
 
 def test_the_result_is_what_the_three_lookups_returned(
-    lesson: ModuleType, record: Record, stand_in: StandIn
+    lesson: ModuleType, record: Record, replace_task_body: ReplaceTaskBody
 ) -> None:
     for name in LOOKUPS:
-        stand_in(name, lambda user_id, name=name: f"{name} of {user_id}")
+        replace_task_body(name, lambda user_id, name=name: f"{name} of {user_id}")
     run = record(lesson.sync_flow, 102)
     assert run.result == {
         "user": "fetch_user_info of 102",

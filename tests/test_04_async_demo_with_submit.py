@@ -4,7 +4,7 @@ import threading
 from itertools import combinations
 from types import ModuleType
 
-from recorded import Record, StandIn
+from recorded import Record, ReplaceTaskBody
 
 LOOKUPS = ["fetch_user_info", "fetch_account_balance", "fetch_recent_activity"]
 
@@ -20,11 +20,11 @@ def test_the_three_lookups_overlap(lesson: ModuleType, record: Record) -> None:
 
 
 def test_the_lookups_do_not_need_each_other(lesson: ModuleType, record: Record) -> None:
-    assert record(lesson.async_flow).arrows() == set(), "one lookup waits for the result of another"
+    assert record(lesson.async_flow).edges() == set(), "one lookup waits for the result of another"
 
 
 def test_each_lookup_is_submitted_and_its_result_returned(
-    lesson: ModuleType, record: Record, stand_in: StandIn
+    lesson: ModuleType, record: Record, replace_task_body: ReplaceTaskBody
 ) -> None:
     threads: dict[str, threading.Thread] = {}
 
@@ -33,7 +33,7 @@ def test_each_lookup_is_submitted_and_its_result_returned(
             threads[name] = threading.current_thread()
             return f"{name} of {user_id}"
 
-        stand_in(name, body)
+        replace_task_body(name, body)
 
     for name in LOOKUPS:
         note(name)

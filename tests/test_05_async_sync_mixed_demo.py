@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from recorded import Record, StandIn
+from recorded import Record, ReplaceTaskBody
 
 LOOKUPS = ["fetch_account_balance", "fetch_recent_activity"]
 DIAMOND = {
@@ -29,11 +29,11 @@ def test_user_first_then_both_lookups_together_then_the_prediction(
         "the two lookups ran one after the other: the first .result() came before the second "
         ".submit(), or one was called"
     )
-    assert run.arrows() == DIAMOND, "results are not passed along the arrows of the diamond"
+    assert run.edges() == DIAMOND, "results are not passed along the arrows of the diamond"
 
 
 def test_each_step_gets_what_the_steps_before_it_returned(
-    lesson: ModuleType, record: Record, stand_in: StandIn
+    lesson: ModuleType, record: Record, replace_task_body: ReplaceTaskBody
 ) -> None:
     given: dict[str, Any] = {}
     threads = set()
@@ -49,9 +49,9 @@ def test_each_step_gets_what_the_steps_before_it_returned(
         threads.add(threading.current_thread())
         return [1, 1, 1, 1]
 
-    stand_in("fetch_user_info", lambda user_id: somebody)
-    stand_in("fetch_account_balance", balance)
-    stand_in("fetch_recent_activity", activity)
+    replace_task_body("fetch_user_info", lambda user_id: somebody)
+    replace_task_body("fetch_account_balance", balance)
+    replace_task_body("fetch_recent_activity", activity)
     run = record(lesson.mixed_flow)
     assert given == {"balance": somebody, "activity": somebody}, (
         "a lookup is not given what fetch_user_info returned"

@@ -11,7 +11,7 @@ HOW = "is it written by the logger that get_run_logger() gives inside the run?"
 
 def logs_of(run: FlowRun, task: str | None, text: str) -> list[LogRecord]:
     """Return the records of this task, or of the flow, that have the text."""
-    return [log for log in run.own_logs() if log.task == task and text in log.message]
+    return [log for log in run.user_logs() if log.task == task and text in log.message]
 
 
 @pytest.mark.parametrize("outages", [0, 3])
@@ -22,7 +22,7 @@ def test_each_attempt_leaves_its_records_with_the_task_run(
     assert run.state == "Completed", f"{outages} outages end in {run.state}: is retries=3 missing?"
     tries = logs_of(run, "fetch_user_info", "102")
     assert len(tries) >= outages + 1, f"not every attempt says whom it looks up: {HOW}"
-    warnings = [log.task for log in run.own_logs() if log.level == WARNING]
+    warnings = [log.task for log in run.user_logs() if log.level == WARNING]
     assert warnings.count("fetch_user_info") >= outages, f"a failed attempt left no warning: {HOW}"
     if not outages:
         assert "fetch_user_info" not in warnings, "a warning, and nothing failed"

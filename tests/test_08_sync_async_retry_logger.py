@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 from prefect.states import Failed
-from recorded import Record, StandIn
+from recorded import Record, ReplaceTaskBody
 
 # The services, what they answer (no table of the lesson has it), and the step that asks each.
 ANSWERS: dict[str, Any] = {
@@ -86,13 +86,13 @@ def test_the_steps_form_the_diamond_and_the_message_comes_last(
         "a lookup that need not wait is called instead of submitted"
     )
     assert run.is_before("predict_churn", "send_notification"), "the message came too early"
-    assert run.arrows() == ARROWS, "results are not passed along the arrows of the pipeline"
+    assert run.edges() == ARROWS, "results are not passed along the arrows of the pipeline"
     users = {user_id for user_id, _ in service.asked.values()}
     assert users == {102}, "a service is asked about another user"
     returned = (run.result["user"]["name"], run.result["balance"], run.result["activity"])
     answers = (ANSWERS["users"], ANSWERS["balances"], ANSWERS["logins"])
     assert returned == answers, "the flow does not return what the services answer"
-    writers = {log.task for log in run.own_logs()}
+    writers = {log.task for log in run.user_logs()}
     assert writers >= {None, "predict_churn", *STEPS.values()}, f"only {writers} left log records"
 
 
@@ -152,21 +152,21 @@ def test_what_is_transient_is_decided_by_the_error(
 
 
 def test_a_prediction_that_fails_is_not_tried_again(
-    lesson: ModuleType, record: Record, service: Service, stand_in: StandIn
+    lesson: ModuleType, record: Record, service: Service, replace_task_body: ReplaceTaskBody
 ) -> None:
     def fails(balance: float, activity: list[int]) -> float:
         raise ArithmeticError
 
-    stand_in("predict_churn", fails)
+    replace_task_body("predict_churn", fails)
     run = record(lesson.pipeline_flow)
     assert run.task_run("predict_churn").attempts == 1, "what only computes fails again"
     assert "messages" not in service.asked, "a message was sent without a prediction"
 
 
 def test_every_flow_run_sends_a_message_of_its_own(
-    lesson: ModuleType, record: Record, service: Service, stand_in: StandIn
+    lesson: ModuleType, record: Record, service: Service, replace_task_body: ReplaceTaskBody
 ) -> None:
-    stand_in("predict_churn", lambda balance, activity: 0.6)
+    replace_task_body("predict_churn", lambda balance, activity: 0.6)
     for _ in range(2):
         record(lesson.pipeline_flow)
     messages = list(service.delivered.values())
@@ -184,7 +184,7 @@ def test_the_simulated_outages_are_survived_and_logged(
     monkeypatch.setattr(lesson, "OUTAGES", dict.fromkeys(STEPS, 1))
     run = record(lesson.pipeline_flow, 102)
     assert run.state == "Completed", f"the flow run ended as {run.state}: {run.result}"
-    warned = [log.task for log in run.own_logs() if log.level == WARNING]
+    warned = [log.task for log in run.user_logs() if log.level == WARNING]
     for name in STEPS.values():
         assert run.task_run(name).attempts == 2, f"the outage is not seen by {name}"
         assert name in warned, f"a failed attempt of {name} leaves no warning with its task run"

@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pytest_httpserver import HTTPServer
 from recorded import FlowRun, read_ended
 
-pytest_plugins = ["programs"]  # the fixtures `program` and `served`
+pytest_plugins = ["programs"]  # the fixtures `run_cli` and `served`
 
 USERS = [101, 102, 103]
 Serve = Callable[..., dict[str, Any]]
@@ -56,7 +56,7 @@ def test_a_trigger_runs_the_flow_with_its_parameters(
     for user, run in zip(USERS, triggered, strict=True):
         assert run.state == "Completed", f"the triggered run is {run.state}"
         assert "fetch_user_info" in run.names(), "the lookup is not recorded as a task run"
-        logged = " ".join(log.message for log in run.own_logs())
+        logged = " ".join(log.message for log in run.user_logs())
         assert lesson.USERS[user] in logged, f"the run for user {user} is about another: {logged}"
 
 

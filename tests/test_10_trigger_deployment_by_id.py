@@ -15,7 +15,7 @@ from pytest_httpserver import HTTPServer
 from recorded import read_ended
 from werkzeug import Response
 
-pytest_plugins = ["programs"]  # the fixtures `program`, `hanging` and `served`
+pytest_plugins = ["programs"]  # the fixtures `run_cli`, `unresponsive_api` and `served`
 
 ID = "11111111-2222-4333-8444-555555555555"
 RUN_ID = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
@@ -62,10 +62,10 @@ def api(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> HTTPServer:
     return httpserver
 
 
-def test_it_sends_one_post_with_the_parameters(program: Any, api: HTTPServer) -> None:
-    printed = program(ID, "-p", "user_id=102")
+def test_it_sends_one_post_with_the_parameters(run_cli: Any, api: HTTPServer) -> None:
+    printed = run_cli(ID, "-p", "user_id=102")
     assert printed == (f"{RUN_ID}\n", None), "stdout is not the flow run's id and nothing else"
-    assert program(ID)[1] is None, "without parameters the flow uses its defaults"
+    assert run_cli(ID)[1] is None, "without parameters the flow uses its defaults"
     (first, _), (second, _) = api.log
     assert first.json == {"parameters": {"user_id": 102}}, "another body was sent"
     assert second.json == {"parameters": {}}, "another body was sent"
@@ -78,9 +78,9 @@ def test_a_value_is_read_as_json_and_else_as_text(lesson: ModuleType, text: str)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_clear_line(program: Any, api: HTTPServer, mistake: str) -> None:
+def test_a_mistake_is_one_clear_line(run_cli: Any, api: HTTPServer, mistake: str) -> None:
     arguments, hint = MISTAKES[mistake]
-    stdout, line = program(*arguments)
+    stdout, line = run_cli(*arguments)
     assert hint in str(line), f"the mistake is not told, but {line}"
     assert (stdout, api.log) == ("", []), "it was sent all the same"
     assert "secret" not in line, "a credential is shown"
@@ -88,17 +88,17 @@ def test_a_mistake_is_one_clear_line(program: Any, api: HTTPServer, mistake: str
 
 @pytest.mark.parametrize("hint", ANSWERS)
 def test_another_answer_is_told_in_the_servers_words(
-    program: Any, httpserver: HTTPServer, hint: str
+    run_cli: Any, httpserver: HTTPServer, hint: str
 ) -> None:
     httpserver.expect_request(re.compile(".*")).respond_with_response(ANSWERS[hint])
-    stdout, line = program(ID, "--api-url", httpserver.url_for("/api"))
+    stdout, line = run_cli(ID, "--api-url", httpserver.url_for("/api"))
     assert re.search(hint, str(line)), f"the server's words are not told, but {line}"
     assert (stdout, len(httpserver.log)) == ("", 1), "without a key, a second POST is a second run"
 
 
-def test_a_server_that_hangs_is_given_up(lesson: ModuleType, hanging: str) -> None:
+def test_a_server_that_hangs_is_given_up(lesson: ModuleType, unresponsive_api: str) -> None:
     with pytest.raises(OSError, match="timed out"):
-        lesson.trigger_deployment(hanging, ID, {})
+        lesson.trigger_deployment(unresponsive_api, ID, {})
 
 
 def test_with_lesson_11_it_runs_the_served_flow(lesson_path: Path, served: str) -> None:
@@ -114,9 +114,9 @@ def test_with_lesson_11_it_runs_the_served_flow(lesson_path: Path, served: str) 
     assert flow_run.record.parameters == {"user_id": 102}, "the parameters got lost"
 
 
-def test_what_prefect_refuses_is_told_in_its_own_words(program: Any, served: str) -> None:
+def test_what_prefect_refuses_is_told_in_its_own_words(run_cli: Any, served: str) -> None:
     with get_client(sync_client=True) as client:
         served_id = client.read_deployment_by_name("user-flow/user-deployment").id
-    _, line = program(str(served_id), "-p", "user_id=x", "--api-url", served)
+    _, line = run_cli(str(served_id), "-p", "user_id=x", "--api-url", served)
     assert "'x' is not of type 'integer'" in line
-    assert "Deployment not found" in program(ID, "--api-url", served)[1]
+    assert "Deployment not found" in run_cli(ID, "--api-url", served)[1]

@@ -9,7 +9,7 @@ from prefect import get_client
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-pytest_plugins = ["programs"]  # the fixtures `program`, `hanging` and `served`
+pytest_plugins = ["programs"]  # the fixtures `run_cli`, `unresponsive_api` and `served`
 
 ID = "11111111-2222-4333-8444-555555555555"
 QUOTED = {
@@ -40,57 +40,57 @@ ANSWERS = {
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_it_asks_for_the_name_and_prints_the_id_alone(
-    program: Any, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, slash: str
+    run_cli: Any, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, slash: str
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", httpserver.url_for("/api") + slash)
     path = "/api/deployments/name/user-flow/user-deployment"
     httpserver.expect_request(path, method="GET").respond_with_json({"id": ID})
-    assert program("user-flow/user-deployment") == (f"{ID}\n", None), "stdout is not the id alone"
-    assert program() == (f"{ID}\n", None), "user-flow/user-deployment is no longer the default"
+    assert run_cli("user-flow/user-deployment") == (f"{ID}\n", None), "stdout is not the id alone"
+    assert run_cli() == (f"{ID}\n", None), "user-flow/user-deployment is no longer the default"
     assert "Authorization" not in httpserver.log[0][0].headers, "lesson 11 sends no credentials"
 
 
 @pytest.mark.parametrize("name", QUOTED)
-def test_each_part_of_the_name_is_quoted(program: Any, httpserver: HTTPServer, name: str) -> None:
+def test_each_part_of_the_name_is_quoted(run_cli: Any, httpserver: HTTPServer, name: str) -> None:
     words = '{"detail":"Deployment not found"}'
     httpserver.expect_request(re.compile(".*")).respond_with_data(words, 404)
-    line = program(name, "--api-url", httpserver.url_for("/api"))[1]
+    line = run_cli(name, "--api-url", httpserver.url_for("/api"))[1]
     assert words in str(line), f"the server's words are not told, but {line}"
     asked = httpserver.log[0][0].environ["REQUEST_URI"]
     assert asked == f"/api/deployments/name/{QUOTED[name]}", "the name changes the URL"
 
 
 @pytest.mark.parametrize("name", [*NO_NAMES, "a/Jos\udce9"])
-def test_what_is_no_name_is_not_sent(program: Any, httpserver: HTTPServer, name: str) -> None:
-    stdout, line = program(name, "--api-url", httpserver.url_for("/api"))
+def test_what_is_no_name_is_not_sent(run_cli: Any, httpserver: HTTPServer, name: str) -> None:
+    stdout, line = run_cli(name, "--api-url", httpserver.url_for("/api"))
     hint = "FLOW/DEPLOYMENT" if name in NO_NAMES else "surrogates not allowed"
     assert hint in str(line), f"the mistake is not told, but {line}"
     assert (stdout, httpserver.log) == ("", []), "it was sent all the same"
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_a_url_without_an_answer_is_one_clear_line(program: Any, url: str) -> None:
-    line = program("--api-url", url)[1]
+def test_a_url_without_an_answer_is_one_clear_line(run_cli: Any, url: str) -> None:
+    line = run_cli("--api-url", url)[1]
     assert URLS[url] in str(line), f"the cause is not told, but {line}"
     assert "secret" not in line, "a credential is shown"
 
 
 @pytest.mark.parametrize("hint", ANSWERS)
 def test_another_answer_is_told_in_the_servers_words(
-    program: Any, httpserver: HTTPServer, hint: str
+    run_cli: Any, httpserver: HTTPServer, hint: str
 ) -> None:
     httpserver.expect_request(re.compile(".*")).respond_with_response(ANSWERS[hint])
-    stdout, line = program("--api-url", httpserver.url_for("/api"))
+    stdout, line = run_cli("--api-url", httpserver.url_for("/api"))
     assert re.search(hint, str(line)), f"the server's words are not told, but {line}"
     assert stdout == "", "stdout is for the id only"
 
 
-def test_a_server_that_hangs_is_given_up(lesson: ModuleType, hanging: str) -> None:
+def test_a_server_that_hangs_is_given_up(lesson: ModuleType, unresponsive_api: str) -> None:
     with pytest.raises(OSError, match="timed out"):
-        lesson.get_deployment_id(hanging, "user-flow/user-deployment")
+        lesson.get_deployment_id(unresponsive_api, "user-flow/user-deployment")
 
 
-def test_it_finds_the_served_flow(program: Any, served: str) -> None:
+def test_it_finds_the_served_flow(run_cli: Any, served: str) -> None:
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("user-flow/user-deployment")
-    assert program("--api-url", served) == (f"{deployment.id}\n", None), "not the deployment's id"
+    assert run_cli("--api-url", served) == (f"{deployment.id}\n", None), "not the deployment's id"

@@ -23,7 +23,7 @@ from pytest_httpserver import HTTPServer
 from recorded import read_flow_run, wait_until
 from werkzeug import Request, Response
 
-pytest_plugins = ["programs"]  # the fixtures `program` and `served`
+pytest_plugins = ["programs"]  # the fixtures `run_cli` and `served`
 
 NAME = "user-flow/user-deployment"
 ID = "11111111-2222-4333-8444-555555555555"
@@ -109,10 +109,10 @@ def test_each_part_of_the_name_is_quoted(trigger: Any, httpserver: HTTPServer) -
 
 
 def test_wait_follows_the_served_flow_to_its_end(
-    program: Any, served: str, caplog: pytest.LogCaptureFixture
+    run_cli: Any, served: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    stdout, code = program("-p", "user_id=103", "--wait", "--api-url", served)
+    stdout, code = run_cli("-p", "user_id=103", "--wait", "--api-url", served)
     assert code is None, f"exit {code} for a run that completes"
     run = read_flow_run(UUID(stdout.strip()))
     assert (run.state, run.record.parameters) == ("Completed", {"user_id": 103})
@@ -122,8 +122,8 @@ def test_wait_follows_the_served_flow_to_its_end(
     assert f"{served.removesuffix('/api')}/v2/runs/flow-run/{run.record.id}" in caplog.text
 
 
-def test_wait_fails_when_the_flow_run_fails(program: Any, served: str) -> None:
-    stdout, code = program("-p", "user_id=999", "--wait", "--api-url", served)
+def test_wait_fails_when_the_flow_run_fails(run_cli: Any, served: str) -> None:
+    stdout, code = run_cli("-p", "user_id=999", "--wait", "--api-url", served)
     assert re.match("Failed: .*LookupError", str(code)), f"a failed run ends in {code!r}"
     assert read_flow_run(UUID(stdout.strip())).state == "Failed", "stdout is not the run's id"
 
@@ -383,12 +383,12 @@ def test_unencrypted_credentials_draw_a_warning(
 
 
 @pytest.mark.parametrize("name", ["Completed", "Failed", "Crashed", "Cancelled"])
-def test_the_exit_code_is_the_outcome(program: Any, api: HTTPServer, name: str) -> None:
+def test_the_exit_code_is_the_outcome(run_cli: Any, api: HTTPServer, name: str) -> None:
     ended = RUN | {"state": states(name)[0]}
     api.expect_oneshot_request(STATES).respond_with_json(states("Running", name))
     api.expect_oneshot_request(f"/api/flow_runs/{RUN_ID}").respond_with_json(ended)
     expected = None if name == "Completed" else f"{name}: why"
-    assert program(NAME, "-p", "user_id=102", "--wait") == (f"{RUN_ID}\n", expected)
+    assert run_cli(NAME, "-p", "user_id=102", "--wait") == (f"{RUN_ID}\n", expected)
     asked = [request.path for request, _ in api.log].count(STATES)
     assert asked == 1, f"{name} is an end, and it goes on waiting"
 
@@ -405,11 +405,11 @@ def test_the_exit_code_is_the_outcome(program: Any, api: HTTPServer, name: str) 
     ],
 )
 def test_a_failure_is_one_line_and_an_exit_code(
-    program: Any, api: HTTPServer, caplog: Any, arguments: list[str], code: int, words: str
+    run_cli: Any, api: HTTPServer, caplog: Any, arguments: list[str], code: int, words: str
 ) -> None:
     for _ in range(5):
         api.expect_oneshot_request(STATES).respond_with_json(states("Running"))
-    assert program(NAME, *arguments)[1] == code
+    assert run_cli(NAME, *arguments)[1] == code
     assert words in caplog.records[-1].getMessage()
 
 

@@ -110,4 +110,4 @@ def check_pictures(name: str, run: FlowRun) -> None:
             waits = [bar[0] for bar in drawn[1::2]]
             assert set(waits) == {"AwaitingRetry"}, "every second bar is a delay"
     drawn_arrows = set(re.findall(r"(?m)^ +(\w+) --> (\w+)$", SECTIONS[name]))
-    assert not drawn_arrows or drawn_arrows == run.arrows(), "the arrows are not those of the run"
+    assert not drawn_arrows or drawn_arrows == run.edges(), "the arrows are not those of the run"

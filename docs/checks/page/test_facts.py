@@ -95,7 +95,7 @@ def test_arrows_come_from_the_identity_of_results() -> None:
 
     run = ran(hands_over)
     sources = {each.id: each.name for each in run.task_runs}
-    arrows = [sources[need] for need in run.task_run("takes").needs]
+    arrows = [sources[need] for need in run.task_run("takes").upstream_ids]
     too_many = NUMBERS[{"an": "one"}[stated(r"share an object draw (\w+) arrow too many")]]
     assert len(arrows) == 1 + too_many, f"the arrows come from {arrows}"
 

@@ -154,7 +154,7 @@ def test_a_flow_run_of_many_records_is_read_whole(record: Record) -> None:
 
     run = record(wordy)
     assert len(run.task_runs) == 210
-    assert len([log for log in run.own_logs() if log.message.startswith("Number")]) == 450
+    assert len([log for log in run.user_logs() if log.message.startswith("Number")]) == 450
 
 
 @pytest.mark.timeout(300)

@@ -72,10 +72,10 @@ def assert_like_threads(output: tuple[str, str], with_threads: tuple[str, FlowRu
     for each in threads.task_runs:
         attempts = run.task_run(each.name).attempts
         assert attempts == each.attempts, f"{each.name}: {attempts} attempts on Dask"
-    messages = [{log.message for log in each.own_logs()} for each in (threads, run)]
+    messages = [{log.message for log in each.user_logs()} for each in (threads, run)]
     lost = {message for message in messages[0] - messages[1] if "Finished in" not in message}
     assert not lost, "log records from Dask's workers are lost"
-    assert threads.arrows() - run.arrows() == {
+    assert threads.edges() - run.edges() == {
         ("fetch_account_balance", "predict_churn"),
         ("fetch_recent_activity", "predict_churn"),
     }, "the page says which two arrows of the run graph Dask does not draw"
@@ -138,8 +138,8 @@ def assert_mapped(run: FlowRun, users: int) -> None:
     assert len(steps) == 5, f"these are not lesson 08's five steps: {steps}"
     assert set(steps.values()) == {users}, f"not every step ran for every user: {steps}"
     for name in ("fetch_account_balance", "fetch_recent_activity"):
-        assert (name, "predict_churn") in run.arrows(), "a future that is passed on draws an arrow"
-    delivered = [log for log in run.own_logs() if log.message.startswith("Sent: ")]
+        assert (name, "predict_churn") in run.edges(), "a future that is passed on draws an arrow"
+    delivered = [log for log in run.user_logs() if log.message.startswith("Sent: ")]
     assert len(delivered) == users, "each user gets a message, under a key of their own"
 
 
