@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("name", nargs="?", default="user-flow/user-deployment")
     parser.add_argument("--api-url", default=os.environ.get("PREFECT_API_URL") or DEFAULT_API_URL)
     name, api_url = vars(parser.parse_args()).values()
-    if name.count("/") != 1 or {"", ".", ".."} & set(name.split("/")):
+    if name.count("/") != 1 or {"", ".", ".."} & {*name.split("/")} or not name.isprintable():
         parser.error(f"{name!r} is not a deployment's name. Write FLOW/DEPLOYMENT.")
     if "@" in api_url:
         parser.error("the API URL contains credentials, which are not sent. Leave them out.")
