@@ -81,7 +81,7 @@ def serve_lesson_09(folder: Path, name: str, *options: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def served(harness: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Serve user-flow/user-deployment while the tests run; return the API's URL."""
     with serve_lesson_09(tmp_path_factory.mktemp("served"), "user-deployment") as api_url:
         yield api_url
