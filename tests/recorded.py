@@ -103,7 +103,7 @@ class FlowRun:
     def is_whole(self) -> bool:
         """Return whether it has ended, and so have its task runs, unless their process died."""
         died = self.state in ("Crashed", "Cancelled")
-        return self.is_final() and (died or all(run.states[-1].is_final() for run in self.task_runs))
+        return self.is_final() and (died or all(it.states[-1].is_final() for it in self.task_runs))
 
     def names(self) -> list[str]:
         """Return the names of the tasks that ran, in order of start."""
