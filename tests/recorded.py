@@ -10,15 +10,8 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect import Flow, get_client, task
-from prefect.client.schemas import objects
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterId,
-    LogFilter,
-    LogFilterFlowRunId,
-)
+from prefect.client.schemas import filters, objects, sorting
 from prefect.client.schemas.objects import State
-from prefect.client.schemas.sorting import LogSort, TaskRunSort
 from prefect.logging import disable_run_logger
 from prefect.logging.handlers import APILogHandler
 
@@ -157,15 +150,13 @@ def record_flow(flow: Flow[..., Any], *arguments: Any, **keywords: Any) -> FlowR
         state = asyncio.run(state)
     asyncio.run(APILogHandler.aflush())  # now the log records are on the server
     with disable_run_logger():
-        last: UUID = last_task(return_state=True).state_details.task_run_id
+        last: Any = last_task(return_state=True)
 
     def read() -> FlowRun | None:
         with get_client(sync_client=True) as client:
-            states = client.read_task_run_states(last)
-        if not (states and states[-1].is_final()):
-            return None
+            states = client.read_task_run_states(last.state_details.task_run_id)
         run = read_flow_run(state.state_details.flow_run_id)
-        return run if run.is_whole() else None
+        return run if len(states) == 3 and run.is_whole() else None  # Pending, Running, Completed
 
     run = wait_until("the flow run has ended, and each task run is recorded", read, 60)
     run.result = state.result(raise_on_failure=False)
@@ -192,12 +183,13 @@ def read_ended(flow_run_id: UUID, seconds: float = 60) -> FlowRun:
 
 def read_flow_run(flow_run_id: UUID) -> FlowRun:
     """Return what is recorded of the flow run by now."""
-    mine = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
-    of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
+    by_id = filters.FlowRunFilter(id=filters.FlowRunFilterId(any_=[flow_run_id]))
+    of_run = filters.LogFilter(flow_run_id=filters.LogFilterFlowRunId(any_=[flow_run_id]))
+    oldest_first, any_order = sorting.LogSort.TIMESTAMP_ASC, sorting.TaskRunSort.ID_DESC
     with get_client(sync_client=True) as client:
         record = client.read_flow_run(flow_run_id)
-        logs = _read_pages(client.read_logs, log_filter=of_run, sort=LogSort.TIMESTAMP_ASC)
-        found = _read_pages(client.read_task_runs, flow_run_filter=mine, sort=TaskRunSort.ID_DESC)
+        logs = _read_pages(client.read_logs, log_filter=of_run, sort=oldest_first)
+        found = _read_pages(client.read_task_runs, flow_run_filter=by_id, sort=any_order)
         runs = [run for run in found if run.start_time]
         task_runs = [_task_run(run, client.read_task_run_states(run.id)) for run in runs]
         flow_name = client.read_flow(record.flow_id).name

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +20,7 @@ DIAMOND = {
 
 
 def test_the_tasks_form_a_diamond(lesson: ModuleType, record: Record) -> None:
-    run = record(lesson.mixed_flow)
+    run = record(lesson.mixed_flow, 102)
     assert run.state == "Completed", f"expected Completed, got {run.state}: {run.result}"
     for name in SUBMITTED:
         assert run.is_before("fetch_user_info", name), f"{name} did not wait for the user"
@@ -29,6 +30,9 @@ def test_the_tasks_form_a_diamond(lesson: ModuleType, record: Record) -> None:
         "second .submit(), or a task was called"
     )
     assert run.edges() == DIAMOND, f"a result is not passed on: {DIAMOND ^ run.edges()}"
+    found = (run.result["user"]["name"], run.result["balance"], run.result["activity"])
+    expected = (lesson.USERS[102], lesson.BALANCES[102], lesson.LOGINS[102])
+    assert found == expected, f"expected {expected} for user 102, got {found}"
 
 
 def test_each_task_gets_what_the_tasks_before_it_returned(
@@ -38,13 +42,14 @@ def test_each_task_gets_what_the_tasks_before_it_returned(
     threads = set()
     somebody = {"user_id": 7, "name": "Somebody Else"}
 
-    def note(user: dict[str, Any]) -> None:
+    def body(returned: Any, user: dict[str, Any]) -> Any:
         arguments.append(user)
         threads.add(threading.current_thread())
+        return returned
 
     replace_task_body("fetch_user_info", lambda user_id: somebody)
-    replace_task_body("fetch_account_balance", lambda user: note(user) or 500.0)
-    replace_task_body("fetch_recent_activity", lambda user: note(user) or [1, 1, 1, 1])
+    replace_task_body("fetch_account_balance", partial(body, 500.0))
+    replace_task_body("fetch_recent_activity", partial(body, [1, 1, 1, 1]))
     run = record(lesson.mixed_flow)
     assert arguments == [somebody, somebody], f"expected twice {somebody}, got {arguments}"
     churn = lesson.predict_churn.fn(500.0, [1, 1, 1, 1])
@@ -64,13 +69,6 @@ def test_the_prediction_is_the_logistic_model(
     expected = 1 / (1 + math.exp(-score)) if score > -700 else 0
     found = lesson.predict_churn.fn(balance, activity)
     assert found == pytest.approx(expected), f"expected 1 / (1 + exp(-({score}))), got {found}"
-
-
-def test_the_result_is_about_the_requested_user(lesson: ModuleType, record: Record) -> None:
-    result = record(lesson.mixed_flow, 102).result
-    found = (result["user"]["name"], result["balance"], result["activity"])
-    expected = (lesson.USERS[102], lesson.BALANCES[102], lesson.LOGINS[102])
-    assert found == expected, f"expected {expected} for user 102, got {found}"
 
 
 def test_an_unknown_user_fails_the_flow_run_at_the_first_task(

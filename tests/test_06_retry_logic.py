@@ -7,13 +7,6 @@ from recorded import Record
 SHORTEN = ["USER_SECONDS"]
 
 
-def test_without_an_outage_there_is_one_attempt(lesson: ModuleType, record: Record) -> None:
-    run = record(lesson.retry_flow, 102, 0)
-    attempts = run.task_run("fetch_user_info").attempts
-    assert attempts == 1, f"expected 1 attempt, got {attempts}"
-    assert run.result["name"] == lesson.USERS[102], f"expected user 102, got {run.result}"
-
-
 def test_an_outage_is_survived_after_a_delay_before_each_retry(
     lesson: ModuleType, record: Record
 ) -> None:
