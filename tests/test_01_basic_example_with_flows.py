@@ -14,9 +14,6 @@ def test_a_call_is_a_flow_run_with_parameters_and_result(
     assert run.state == "Completed", f"expected Completed, got {run.state}: {run.result}"
     assert run.record.parameters == {"name": "Ada"}, "the argument is not a recorded parameter"
     assert "Ada" in str(run.result), f"expected a greeting for Ada, got {run.result!r}"
-
-
-def test_the_parameter_has_a_default(lesson: ModuleType, record: Record) -> None:
     run = record(lesson.hello_flow)
     assert run.state == "Completed", f"expected Completed without arguments, got {run.state}"
 
