@@ -16,6 +16,7 @@ from recorded import read_ended
 from werkzeug import Response
 
 pytest_plugins = ["programs"]  # the fixtures `run_cli`, `unresponsive_api` and `served`
+SHORTEN = ["TIMEOUT_SECONDS"]
 
 ID = "11111111-2222-4333-8444-555555555555"
 RUN_ID = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"

@@ -10,6 +10,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
 pytest_plugins = ["programs"]  # the fixtures `run_cli`, `unresponsive_api` and `served`
+SHORTEN = ["TIMEOUT_SECONDS"]
 
 ID = "11111111-2222-4333-8444-555555555555"
 QUOTED = {
