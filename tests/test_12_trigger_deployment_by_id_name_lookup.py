@@ -24,10 +24,10 @@ from recorded import read_flow_run, wait_until
 from werkzeug import Request, Response
 
 pytest_plugins = ["programs"]  # the fixtures `run_cli` and `served`
-SHORTEN = ["REQUEST_SECONDS", "BACKOFF_SECONDS", "BACKOFF_MAX_SECONDS", "POLL_SECONDS"]
 
 NAME = "user-flow/user-deployment"
 ID = "11111111-2222-4333-8444-555555555555"
+SHORTEN = ["REQUEST_SECONDS", "BACKOFF_SECONDS", "BACKOFF_MAX_SECONDS", "POLL_SECONDS"]
 RUN_ID = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
 LOOKUP = f"/api/deployments/name/{NAME}"
 TRIGGER = f"/api/deployments/{ID}/create_flow_run"
