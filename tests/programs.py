@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -49,8 +50,11 @@ def run_cli(
 
 
 @pytest.fixture
-def unresponsive_api(httpserver: HTTPServer) -> Iterator[str]:
-    """Return the URL of an API that answers after the client has given up."""
+def unresponsive_api(
+    lesson: ModuleType, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """Return the URL of an API that answers after the lesson has given up, here after 0.25 s."""
+    monkeypatch.setattr(lesson, "TIMEOUT_SECONDS", 0.25)
 
     def hang(_: Request) -> Response:
         time.sleep(1)

@@ -18,7 +18,6 @@ from werkzeug import Response
 pytest_plugins = ["programs"]  # the fixtures `run_cli`, `unresponsive_api` and `served`
 
 ID = "11111111-2222-4333-8444-555555555555"
-SHORTEN = ["TIMEOUT_SECONDS"]
 RUN_ID = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
 VALUES = {"102": 102, '"102"': "102", "null": None, "[1, 2]": [1, 2]}  # read as JSON
 VALUES |= {text: text for text in ("text", "", "b=c", "é", "NaN", "'x'")}  # and as text

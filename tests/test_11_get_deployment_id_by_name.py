@@ -12,7 +12,6 @@ from werkzeug import Response
 pytest_plugins = ["programs"]  # the fixtures `run_cli`, `unresponsive_api` and `served`
 
 ID = "11111111-2222-4333-8444-555555555555"
-SHORTEN = ["TIMEOUT_SECONDS"]
 QUOTED = {
     "my flow/flöw": "my%20flow/fl%C3%B6w",
     "a/b%2Fc": "a/b%252Fc",
