@@ -5,6 +5,7 @@ from functools import partial
 from itertools import pairwise
 from types import ModuleType
 
+import pytest
 from recorded import Record, ReplaceTaskBody
 
 SHORTEN = ["USER_SECONDS", "BALANCE_SECONDS", "ACTIVITY_SECONDS"]
@@ -51,3 +52,9 @@ def test_a_failed_task_ends_the_flow_run(lesson: ModuleType, record: Record) -> 
     run = record(lesson.sync_flow, -1)
     assert isinstance(run.result, LookupError), f"expected LookupError, got {run.result!r}"
     assert len(run.task_runs) == 1, f"expected no task after the failed one, got {run.names()}"
+
+
+def test_each_task_raises_for_an_unknown_user(lesson: ModuleType) -> None:
+    for name in TASKS:
+        with pytest.raises(LookupError):
+            getattr(lesson, name).fn(-1)
