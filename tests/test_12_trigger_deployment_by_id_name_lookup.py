@@ -25,6 +25,7 @@ pytest_plugins = ["programs"]  # the fixture `served`
 
 NAME = "user-flow/user-deployment"
 ID = "11111111-2222-4333-8444-555555555555"
+SHORTEN = ["REQUEST_SECONDS", "BACKOFF_SECONDS", "BACKOFF_MAX_SECONDS", "POLL_SECONDS"]
 RUN_ID = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
 LOOKUP = f"/api/deployments/name/{NAME}"
 TRIGGER = f"/api/deployments/{ID}/create_flow_run"
