@@ -1,0 +1,85 @@
+"""Each exercise is unsolved as it stands, and its check tells right solutions from wrong ones."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exercise import Exercise
+from machinery import ROOT
+
+FOLDER = ROOT / "docs" / "practice"
+NAMES = sorted(path.stem for path in FOLDER.glob("[01]*.py"))
+
+
+def read_variants(name: str) -> dict[str, Any]:
+    """Return the `right` and `wrong` variants of the solution."""
+    return tomllib.loads((FOLDER / "variants" / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def variants(kind: str) -> list[Any]:
+    """Return name, changes to the solution, and words of each `right` or `wrong` variant."""
+    return [
+        pytest.param(name, it["changes"], it.get("words", ""), id=f"{name}: {it['idea']}")
+        for name in NAMES
+        for it in read_variants(name)[kind]
+    ]
+
+
+def judge(path: Path) -> str:
+    """Return what the check says about the program at `path`, or "" if it is solved."""
+    checks = Exercise(FOLDER / "checks" / f"test_{path.stem}.py").module  # loaded likewise
+    (check,) = (value for name, value in vars(checks).items() if name.startswith("test_"))
+    try:
+        check(Exercise(path))
+    except AssertionError as error:
+        return str(error)
+    return ""
+
+
+def change(name: str, changes: list[list[str]], folder: Path) -> Path:
+    """Return a copy, in `folder`, of the solution with the changes made."""
+    text = (FOLDER / "solutions" / f"{name}.py").read_text(encoding="utf-8")
+    for old, new in changes:
+        assert text.count(old) == 1, f"not once in the solution: {old}"
+        text = text.replace(old, new)
+    path = folder / f"{name}.py"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_unsolved_as_it_stands(name: str) -> None:
+    assert judge(FOLDER / f"{name}.py"), "there is nothing to solve"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_solution_is_accepted(name: str) -> None:
+    assert judge(FOLDER / "solutions" / f"{name}.py") == ""
+
+
+@pytest.mark.parametrize(("name", "changes", "_words"), variants("right"))
+def test_another_right_solution_is_accepted(
+    name: str, changes: list[list[str]], _words: str, tmp_path: Path
+) -> None:
+    assert judge(change(name, changes, tmp_path)) == ""
+
+
+@pytest.mark.parametrize(("name", "changes", "words"), variants("wrong"))
+def test_a_wrong_idea_gets_a_message_about_it(
+    name: str, changes: list[list[str]], words: str, tmp_path: Path
+) -> None:
+    message = judge(change(name, changes, tmp_path))
+    assert words in message, f"expected {words!r}, got {message or 'no complaint'!r}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_has_a_story_a_hint_two_ways_right_and_two_wrong(name: str) -> None:
+    text = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    assert re.match(r'"""Who is about to leave\?.*\n\nRun: .*\nNow: [\s\S]*\nGoal: ', text), text
+    assert 15 <= len(text.splitlines()) <= 50, "an exercise has 15 to 50 lines"
+    hint = (FOLDER / "hints" / f"{name}.md").read_text(encoding="utf-8")
+    assert "```" not in hint, "a hint gives no code to paste"
+    both = read_variants(name)
+    assert len(both["right"]) >= 2 <= len(both["wrong"]), "two variants of each kind are too few"
