@@ -106,6 +106,6 @@ def pytest_terminal_summary(
     """Say how many exercises are solved, and where the solutions are."""
     solved = read_solved(config)
     terminalreporter.line("")
-    terminalreporter.line(f"{len(solved)} of {len(PROGRAMS)} exercises are solved.")
+    terminalreporter.line(f"Solved: {len(solved)} of {len(PROGRAMS)} exercises.")
     if solved:
         terminalreporter.line(f"Compare yours with {relative(FOLDER)}/solutions/{max(solved)}")

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from prefect import Flow, Task
-from recorded import FlowRun, record_flow
+from recorded import FlowRun, TaskRun, record_flow
 
 
 class Exercise:
@@ -101,3 +101,12 @@ def describe_error(error: BaseException, path: Path) -> str:
         if Path(frame.filename).name == path.name
     ]
     return "".join(traceback.format_list(frames) + traceback.format_exception_only(error))
+
+
+def planned_delays(task_run: TaskRun) -> list[float]:
+    """Return the seconds for which Prefect planned to wait before each further attempt."""
+    return [
+        round((state.state_details.scheduled_time - state.timestamp).total_seconds(), 1)
+        for state in task_run.states
+        if state.state_details.scheduled_time
+    ]
