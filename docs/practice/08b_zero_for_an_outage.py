@@ -1,7 +1,7 @@
 """Who is about to leave? Without the balance service, a guess with 0 dollars has to do.
 
 Run:   python docs/practice/08b_zero_for_an_outage.py
-Now:   the flow goes on with 0 dollars after any of the two errors. User 999, who does not exist, got a letter.
+Now:   the flow goes on with 0 dollars after both errors. User 999 does not exist and got a letter.
 Goal:  only after an outage, a ConnectionError, does the flow go on with 0 dollars. The failed task
        run stays in the records. An unknown user fails the flow run.
 """
