@@ -2,7 +2,7 @@
 
 Run:   python docs/practice/09_every_ten_minutes.py    (Ctrl-C ends it)
 Now:   it serves the flow, which runs when somebody triggers it and never by itself.
-Goal:  it also runs every ten minutes. Whether it does, the deployment's page in the UI shows.
+Goal:  it also runs every ten minutes. The deployment's page in the UI shows its schedule.
 """
 
 from prefect import flow, task

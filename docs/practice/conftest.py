@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from exercise import Exercise, describe_error, describe_run
 
-from tests.conftest import harness, record
+from tests.conftest import harness
 
-__all__ = ["harness", "record"]
+__all__ = ["harness"]
 
 FOLDER = Path(__file__).parent
 PROGRAMS = sorted(FOLDER.glob("[01]*.py"))

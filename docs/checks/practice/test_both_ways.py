@@ -1,6 +1,9 @@
 """Each exercise is unsolved as it stands, and its check tells right solutions from wrong ones."""
 
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,8 @@ from typing import Any
 import pytest
 from exercise import Exercise
 from machinery import ROOT
+
+pytestmark = pytest.mark.usefixtures("harness")
 
 FOLDER = ROOT / "docs" / "practice"
 NAMES = sorted(path.stem for path in FOLDER.glob("[01]*.py"))
@@ -83,3 +88,18 @@ def test_it_has_a_story_a_hint_two_ways_right_and_two_wrong(name: str) -> None:
     assert "```" not in hint, "a hint gives no code to paste"
     both = read_variants(name)
     assert len(both["right"]) >= 2 <= len(both["wrong"]), "two variants of each kind are too few"
+
+
+def test_the_command_stops_at_the_first_unsolved_exercise(tmp_path: Path) -> None:
+    for folder in ("docs/practice", "tests"):
+        ignored = shutil.ignore_patterns(".pytest_cache", "__pycache__")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    first, second = NAMES[:2]
+    change(first, [], tmp_path / "docs" / "practice")
+    command = [sys.executable, "-m", "pytest", "docs/practice"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    told = ended.stdout
+    for words in (f"Solved: 1 of {len(NAMES)} exercises", f"docs/practice/hints/{second}.md"):
+        assert words in told, f"expected {words!r}, got {told}"
+    assert "1 failed, 1 solved" in told, f"it goes on behind the first unsolved exercise: {told}"
+    assert "Traceback" not in told, f"a learner reads a traceback: {told}"

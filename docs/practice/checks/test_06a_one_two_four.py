@@ -4,7 +4,7 @@ from exercise import Exercise, planned_delays
 
 
 def test_the_delays_are_1_2_and_4_seconds(exercise: Exercise) -> None:
-    run = exercise.run(102)
+    run = exercise.run(102, 3)
     task_run = run.task_run("fetch_name")
     assert task_run.attempts == 4, (
         "With three outages the fourth attempt succeeds, so four attempts were expected. "

@@ -18,7 +18,7 @@ def test_the_warning_is_a_record_of_the_task_run(exercise: Exercise) -> None:
         "balance should write it."
     )
     assert record.level == logging.WARNING, (
-        "The record is there, but who filters for warnings misses it: its level is "
+        "The record is there, but a filter for warnings misses it: its level is "
         f"{logging.getLevelName(record.level)}, not WARNING."
     )
     run = exercise.run_completed(101)

@@ -19,11 +19,11 @@ def run_average(exercise: Exercise, logins: list[int]) -> FlowRun:
 
 
 def test_the_same_logins_are_computed_once(exercise: Exercise) -> None:
-    one, other = random.sample(range(10**9), 2)  # numbers that nobody has averaged yet
+    one, other = random.sample(range(10**9), 2)  # never averaged before
     run = run_average(exercise, [one, 3, 2, 1])
     assert run.task_run("average").states[-1].name == "Completed", "It was not computed at all."
     exercise.runs.clear()
-    next_run = Exercise(exercise.path)  # another process, as it were
+    next_run = Exercise(exercise.path)  # as in another process
     exercise.runs.append(run_average(next_run, [one, 3, 2, 1]))
     state = exercise.runs[-1].task_run("average").states[-1].name
     assert state == "Cached", (
