@@ -1,4 +1,4 @@
-"""Who is about to leave? Grace was, and then she got three letters in one night and left.
+"""Who is about to leave? Grace was, and then she got two letters in one night, and left.
 
 Run:   python docs/practice/08c_one_message.py
 Now:   the message goes out, the answer gets lost, the task is retried, the message goes out again.
