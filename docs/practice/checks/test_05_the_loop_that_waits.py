@@ -5,7 +5,13 @@ from exercise import Exercise, most_at_a_time
 
 def test_all_three_counts_run_at_the_same_time(exercise: Exercise) -> None:
     run = exercise.run_completed()
-    assert isinstance(run.result, list), f"A list of three numbers was expected: {run.result!r}."
+    assert isinstance(run.result, list), (
+        f"The result should be a list of three numbers. It is {run.result!r}."
+    )
+    assert all(isinstance(each, int) for each in run.result), (
+        "The result should be a list of three numbers. It is a list of "
+        f"{type(run.result[0]).__name__}: nobody asked the futures for their results."
+    )
     assert sorted(run.result) == [3, 11, 36], (
         f"The result should be the counts [11, 36, 3]. It is {run.result!r}."
     )
