@@ -96,7 +96,7 @@ class FlowRun:
         if not (state and state.is_final()):
             return False
         died = state.is_crashed() or state.is_cancelled()
-        return died or all(run.states[-1].is_final() for run in self.task_runs)
+        return died or all(run.states and run.states[-1].is_final() for run in self.task_runs)
 
     def names(self) -> list[str]:
         """Return the names of the tasks that ran, in order of start."""
