@@ -12,13 +12,19 @@ from typing import Annotated, Any, TypeVar
 
 import requests
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
-from requests.exceptions import ChunkedEncodingError, SSLError
+from requests.exceptions import ChunkedEncodingError, ContentDecodingError, SSLError
 
 TIMEOUT_SECONDS = 10  # to connect, and from one byte of an answer to the next
 TOTAL_SECONDS = 30  # for the whole body of an answer, however steadily it trickles
 RETRY_AFTER_LIMIT = 60  # seconds: wait as long as a service asks, but no longer than this
 # 500 is not among them: a bug in a service outlasts a retry. 520 to 524 are Cloudflare's.
 TRANSIENT_STATUSES = {408, 425, 429, 502, 503, 504, *range(520, 525)}
+TRANSIENT_ERRORS = (
+    requests.ConnectionError,
+    requests.Timeout,
+    ChunkedEncodingError,
+    ContentDecodingError,
+)
 
 
 class ServiceError(Exception):
@@ -71,7 +77,8 @@ def request_json(path: str, answer_type: type[AnswerT], body: Any = None, key: s
     The path follows SERVICE_URL; SERVICE_TOKEN, if it is set, is sent as a bearer token.
     Raises OutageError if a retry can help, and ServiceError if not. Both say what came from where.
     """
-    base, token = os.environ.get("SERVICE_URL", ""), os.environ.get("SERVICE_TOKEN", "")
+    base = os.environ.get("SERVICE_URL", "").strip()
+    token = os.environ.get("SERVICE_TOKEN", "").strip()
     if not base.startswith(("http://", "https://")):
         raise ServiceError("SERVICE_URL is not set to an address such as http://127.0.0.1:8000")
     method, url = "GET" if body is None else "POST", f"{base.rstrip('/')}/{path}"
@@ -98,14 +105,14 @@ def request_json(path: str, answer_type: type[AnswerT], body: Any = None, key: s
                 content += byte
                 if time.monotonic() > deadline:
                     raise requests.Timeout(f"no complete answer within {TOTAL_SECONDS} s")
-    except (requests.ConnectionError, requests.Timeout, ChunkedEncodingError) as error:
+    except TRANSIENT_ERRORS as error:
         reason = report(getattr(error.args[0], "reason", error))
         # A certificate stays untrusted; EOF is a connection that was cut.
         if isinstance(error, SSLError) and "EOF" not in reason:
             raise ServiceError(reason) from None
         raise OutageError(reason) from None
     except (requests.RequestException, ValueError) as error:
-        reason = f"{type(error).__name__}. Check SERVICE_URL and SERVICE_TOKEN."
+        reason = f"{type(error).__name__}. Is SERVICE_URL or SERVICE_TOKEN malformed?"
         raise ServiceError(report(reason)) from None
 
     came = f"{response.status_code} {response.reason}: {content[:300].decode(errors='replace')!r}"
