@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -26,12 +27,14 @@ class Customer(BaseModel):
     left: bool
 
 
-def parse_row(row: dict[str, str]) -> Customer:
+def parse_row(row: dict[Any, Any]) -> Customer:
     """Return the customer of a row; raise ValueError, in one line, if it is damaged."""
+    if None in row:
+        raise ValueError(f"more fields than the header: {row[None]}")
     try:
         return Customer.model_validate(row)
     except ValidationError as error:
-        wrong = [f"{e['loc'][0]} is {e['input']!r}, {e['msg'].lower()}" for e in error.errors()]
+        wrong = [f"{e['loc'][0]} is {e['input']!r} ({e['msg']})" for e in error.errors()]
         raise ValueError("; ".join(wrong)) from None
 
 
@@ -52,7 +55,7 @@ def read_customers(source: Path) -> tuple[list[Customer], list[str]]:
                 try:
                     customer = parse_row(row)
                     if customer.customer_id in customers:
-                        raise ValueError(f"customer {customer.customer_id} came before")
+                        raise ValueError(f"customer {customer.customer_id} again")
                     customers[customer.customer_id] = customer
                 except ValueError as error:
                     problems.append(f"line {rows.line_num}: {error}")
@@ -65,11 +68,10 @@ def read_customers(source: Path) -> tuple[list[Customer], list[str]]:
 
 @task
 def summarize_plan(plan: str, customers: list[Customer]) -> str:
-    """Return the plan's line of the report, from the customers of all plans."""
-    own = [customer for customer in customers if customer.plan == plan]
-    balance = mean(customer.balance for customer in own)
-    left = mean(customer.left for customer in own)
-    return f"| {plan} | {len(own)} | {balance:.2f} | {left:.0%} |"
+    """Return the plan's line of the report."""
+    balance = mean(customer.balance for customer in customers)
+    left = mean(customer.left for customer in customers)
+    return f"| {plan} | {len(customers)} | {balance:.2f} | {left:.0%} |"
 
 
 @task
@@ -79,3 +81,39 @@ def write_report(text: str, target: Path) -> None:
     part.write_text(text, encoding="utf-8")
     part.replace(target)
     create_markdown_artifact(text, key="churn-report", description=str(target))
+
+
+@flow
+def report_flow(source: Path, target: Path) -> str:
+    """Write the report about the customers in `source` to `target`, and return its text.
+
+    Rows that are left out are in the report and in the log. Raises ValueError if there is no
+    usable file, and OSError if the report cannot be written.
+    """
+    customers, problems = read_customers(source)
+    for problem in problems:
+        get_run_logger().warning("left out: %s", problem)
+    plans = sorted({customer.plan for customer in customers})
+    groups = [[customer for customer in customers if customer.plan == plan] for plan in plans]
+    lines = summarize_plan.map(plans, groups).result()
+    header = ["| Plan | Customers | Mean balance | Left |", "|---|---|---|---|"]
+    left_out = [f"- left out: {problem}" for problem in problems]
+    text = "\n".join([f"# {source.name}", "", *header, *lines, "", *left_out]) + "\n"
+    write_report(text, target)
+    return text
+
+
+def main() -> None:
+    """Run the flow once; exit with 1 and one line if the run does not complete."""
+    parser = argparse.ArgumentParser(description="Report on each plan of a file of customers.")
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--target", type=Path, default=Path("report.md"))
+    arguments = parser.parse_args()
+    state = report_flow(arguments.source, arguments.target, return_state=True)
+    if not state.is_completed():
+        sys.exit(f"error: {state.message}")
+    print(state.result())
+
+
+if __name__ == "__main__":
+    main()
