@@ -121,7 +121,7 @@ def request_json(path: str, answer_type: type[AnswerT], body: Any = None, key: s
         outage.retry_after = read_retry_after(response.headers.get("Retry-After", ""))
         raise outage
     if 300 <= response.status_code < 400:
-        raise ServiceError(report(f"redirected to {response.headers.get('Location')}, {came}"))
+        raise ServiceError(report(f"redirected to {response.headers.get('Location', 'nowhere')}, {came}"))
     if response.status_code >= 400:
         raise ServiceError(report(came))
     try:
