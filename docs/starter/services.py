@@ -121,13 +121,14 @@ def request_json(path: str, answer_type: type[AnswerT], body: Any = None, key: s
         outage.retry_after = read_retry_after(response.headers.get("Retry-After", ""))
         raise outage
     if 300 <= response.status_code < 400:
-        raise ServiceError(report(f"redirected to {response.headers.get('Location', 'nowhere')}, {came}"))
+        location = response.headers.get("Location", "nowhere")
+        raise ServiceError(report(f"redirected to {location}, {came}"))
     if response.status_code >= 400:
         raise ServiceError(report(came))
     try:
         return answer_type.model_validate_json(bytes(content))
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}" for e in error.errors())
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}" for e in error.errors()[:3])
         raise ServiceError(
             report(f"not the answer of {answer_type.__name__}: {wrong}. {came}")
         ) from None

@@ -1,12 +1,18 @@
 """How a service is asked: each trouble of a network, over a real socket and without a flow."""
 
+import ssl
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
@@ -144,6 +150,31 @@ def test_an_answer_that_is_cut_is_an_outage(service: HTTPServer) -> None:
     service.expect_request("/user/101").respond_with_handler(cut)
     error = ask("user/101", User)
     assert isinstance(error, OutageError), f"{error!r}: a cut connection is worth a retry"
+
+
+def test_an_untrusted_certificate_is_final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    pem = tmp_path / "self-signed.pem"
+    pem.write_bytes(
+        certificate.public_bytes(Encoding.PEM)
+        + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem)
+    with HTTPServer(ssl_context=context) as server:
+        server.expect_request("/user/101").respond_with_json(ADA)
+        monkeypatch.setenv("SERVICE_URL", server.url_for(""))
+        error = ask("user/101", User)
+    assert isinstance(error, ServiceError), f"{error!r}: no retry makes a certificate trusted"
+    assert "CERTIFICATE_VERIFY_FAILED" in str(error), f"the reason is not named: {error}"
 
 
 def test_an_unreachable_service_is_an_outage_and_no_password_is_shown(
