@@ -49,7 +49,10 @@ def call_service(
     """
     attempt = task_run.run_count
     try:
-        return request_json(f"{service}/{user_id}", answer_type, body, key)
+        answer = request_json(f"{service}/{user_id}", answer_type, body, key)
+        if isinstance(answer, User) and answer.user_id != user_id:
+            raise ServiceError(f"the user service returned another user: {answer!r}")
+        return answer
     except (OutageError, ServiceError) as error:
         get_run_logger().warning(
             "%s service, user %s, attempt %s failed: %s", service, user_id, attempt, error
@@ -62,10 +65,7 @@ def call_service(
 @task(retries=3, retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_outage)
 def fetch_user_info(user_id: int) -> User:
     """Return the user's id and name; raise ServiceError if there is no such user."""
-    user = call_service("user", user_id, User)
-    if user.user_id != user_id:
-        raise ServiceError(f"asked for user {user_id}, the user service returned {user!r}")
-    return user
+    return call_service("user", user_id, User)
 
 
 @task(retries=3, retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_outage)
@@ -132,7 +132,10 @@ def main() -> None:
     service_url = os.environ.get("SERVICE_URL")
     with nullcontext(service_url) if service_url else fake_services() as url:
         os.environ["SERVICE_URL"] = url
-        state = churn_flow(arguments.user_id, arguments.day, return_state=True)
+        try:
+            state = churn_flow(arguments.user_id, arguments.day, return_state=True)
+        except RuntimeError as error:  # Prefect's: the flow's own errors are in its state
+            sys.exit(f"error: {error}. Start the server, or unset PREFECT_API_URL.")
     if not state.is_completed():
         sys.exit(f"error: {state.message}")
     print(state.result())

@@ -26,10 +26,16 @@ MUTATIONS = [
     ("services.py", "strict=True", "strict=False", "shape", "is it validated"),
     ("services.py", "_validate_json(bytes(content))", "_construct()", "shape", "is it validated"),
     ("services.py", "if isinstance(error, SSLError)", "if False", "certificate", "trusted"),
-    ("services.py", "    ChunkedEncodingError,\n)", ")", "cut", "a cut connection"),
+    ("services.py", "    ChunkedEncodingError,\n", "", "cut", "a cut connection"),
     ("services.py", 'r"//[^/\\s]*@"', '"$^"', "password", "shows a password"),
     ("pipeline.py", "{day}", "{time.time()}", "the_key", "the second attempt has another key"),
-    ("pipeline.py", "date.today()", "date.today()", "the_key", "another day has the same key"),
+    (
+        "pipeline.py",
+        "day or date.today()",
+        "date.today()",
+        "the_key",
+        "another day has the same key",
+    ),
     ("pipeline.py", "retries=3, ", "", "an_outage", "has its task its retries"),
     ("pipeline.py", ", retry_condition_fn=is_outage", "", "a_refusal", "its retry condition"),
     ("pipeline.py", "get_run_logger().warning", "get_run_logger().debug", "logged", "one WARNING"),
@@ -44,3 +50,68 @@ def environment(home: Path) -> dict[str, str]:
     kept = {name: text for name, text in os.environ.items() if not name.startswith(left_out)}
     python = Path(sys.executable).parent  # where `python3` is one that the project supports
     return {**kept, "HOME": str(home), "PATH": f"{python}{os.pathsep}{kept['PATH']}"}
+
+
+def run(command: str, folder: Path) -> tuple[int, str]:
+    """Run a line of shell in the folder; return its exit code and what it printed."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=folder,
+        env=environment(folder.parent),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+    return done.returncode, done.stdout
+
+
+def copy_and_run_block(number: int, home: Path) -> tuple[Path, str]:
+    """Copy the starter into the home, run this block of its README.md; return folder and output."""
+    folder = shutil.copytree(STARTER, home / "my-pipeline", ignore=IGNORED)
+    blocks = re.findall(r"(?ms)^```bash\n(.*?)^```", (folder / "README.md").read_text("utf-8"))
+    code, output = run(blocks[number], folder)
+    assert code == 0, f"{blocks[number]}\n{output}"
+    return folder, output
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return a copy in which the second command ran, and what it printed."""
+    return copy_and_run_block(1, tmp_path_factory.mktemp("home"))
+
+
+def test_the_first_command_runs_the_pipeline(tmp_path: Path) -> None:
+    _, output = copy_and_run_block(0, tmp_path)
+    assert output.count("| WARNING | Task run") == 2, (
+        f"two attempts fail, and are logged:\n{output}"
+    )
+    assert output.count("fake services: delivered") == 1, f"one message is delivered:\n{output}"
+    assert "'message_id': 'message-1'" in output, f"the result is printed:\n{output}"
+
+
+def test_the_second_command_passes_the_tests(tested: tuple[Path, str]) -> None:
+    assert re.search(r"(?m)^\d+ passed", tested[1]), tested[1]
+
+
+def test_the_linters_are_content(tested: tuple[Path, str]) -> None:
+    tools = f"{sys.executable} -m"
+    checks = f"{tools} ruff check . && {tools} ruff format --check . && {tools} mypy --strict ."
+    code, output = run(checks, tested[0])
+    assert code == 0, output
+
+
+def test_the_tests_notice_what_a_change_loses(tested: tuple[Path, str], tmp_path: Path) -> None:
+    def survives(number: int) -> str:
+        name, old, new, tests, lost = MUTATIONS[number]
+        folder = shutil.copytree(STARTER, tmp_path / str(number), ignore=IGNORED)
+        text = (folder / name).read_text("utf-8")
+        assert old in text, f"{name} has no {old!r}"
+        (folder / name).write_text(text.replace(old, new), "utf-8")
+        _, output = run(f"{tested[0]}/.venv/bin/python -m pytest -x -k {tests}", folder)
+        is_noticed = re.search(r"(?m)^\d+ failed", output) and lost in output
+        return "" if is_noticed else f"{name}: {old!r} is now {new!r}, and {output}"
+
+    with ThreadPoolExecutor(2) as pool:
+        survivors = list(filter(None, pool.map(survives, range(len(MUTATIONS)))))
+    assert not survivors, "\n".join(survivors)
