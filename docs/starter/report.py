@@ -27,8 +27,8 @@ class Customer(BaseModel):
     left: bool
 
 
-def parse_row(row: dict[Any, Any]) -> Customer:
-    """Return the customer of a row; raise ValueError, in one line, if it is damaged."""
+def check_row(row: dict[Any, Any]) -> Customer:
+    """Return the customer of a row; raise ValueError, in one line, if the row is damaged."""
     if None in row:
         raise ValueError(f"more fields than the header: {row[None]}")
     try:
@@ -40,7 +40,7 @@ def parse_row(row: dict[Any, Any]) -> Customer:
 
 @task
 def read_customers(source: Path) -> tuple[list[Customer], list[str]]:
-    """Return the customers of the file, and a line about each row that is left out.
+    """Return the customers of the file, and a line about each damaged row, which is left out.
 
     Raises ValueError, naming the file, if it cannot be read, lacks a column, or has no good row.
     """
@@ -53,10 +53,9 @@ def read_customers(source: Path) -> tuple[list[Customer], list[str]]:
                 raise ValueError(f"no column {', '.join(sorted(missing))} in {rows.fieldnames}")
             for row in rows:
                 try:
-                    customer = parse_row(row)
-                    if customer.customer_id in customers:
+                    customer = check_row(row)
+                    if customers.setdefault(customer.customer_id, customer) is not customer:
                         raise ValueError(f"customer {customer.customer_id} again")
-                    customers[customer.customer_id] = customer
                 except ValueError as error:
                     problems.append(f"line {rows.line_num}: {error}")
         if not customers:
@@ -97,8 +96,7 @@ def report_flow(source: Path, target: Path) -> str:
     groups = [[customer for customer in customers if customer.plan == plan] for plan in plans]
     lines = summarize_plan.map(plans, groups).result()
     header = ["| Plan | Customers | Mean balance | Left |", "|---|---|---|---|"]
-    left_out = [f"- left out: {problem}" for problem in problems]
-    text = "\n".join([f"# {source.name}", "", *header, *lines, "", *left_out]) + "\n"
+    text = "\n".join([*header, *lines, "", *[f"- left out: {problem}" for problem in problems]])
     write_report(text, target)
     return text
 
@@ -107,9 +105,7 @@ def main() -> None:
     """Run the flow once; exit with 1 and one line if the run does not complete."""
     parser = argparse.ArgumentParser(description="Report on each plan of a file of customers.")
     parser.add_argument("source", type=Path)
-    parser.add_argument("--target", type=Path, default=Path("report.md"))
-    arguments = parser.parse_args()
-    state = report_flow(arguments.source, arguments.target, return_state=True)
+    state = report_flow(parser.parse_args().source, Path("report.md"), return_state=True)
     if not state.is_completed():
         sys.exit(f"error: {state.message}")
     print(state.result())
