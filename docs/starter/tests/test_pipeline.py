@@ -32,8 +32,9 @@ def service(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> HTTPServ
     for name, answer in ANSWERS.items():
         httpserver.expect_request(f"/{name}/101").respond_with_json(answer)
     monkeypatch.setattr(pipeline, "RETRY_DELAYS", [0.1, 0.1, 0.1])
-    for value in vars(pipeline).values():
-        if isinstance(value, Task) and value.retry_delay_seconds:
+    for name, value in vars(pipeline).items():
+        if isinstance(value, Task) and value.retries:
+            assert value.retry_delay_seconds, f"{name} asks a service in trouble again at once"
             monkeypatch.setattr(value, "retry_delay_seconds", [0.1])
     return httpserver
 
@@ -92,6 +93,13 @@ def test_the_key_names_the_user_and_the_day(service: HTTPServer) -> None:
     assert keys[1] == keys[0], "the second attempt has another key: it would deliver a second time"
     assert keys[2] == keys[0], "a second run of the same day has another key: it would send again"
     assert keys[3] != keys[0], "another day has the same key: its message would not be delivered"
+
+
+def test_the_day_is_today_if_it_is_not_given(service: HTTPServer) -> None:
+    before = date.today()
+    pipeline.churn_flow(101)
+    key = requests_of(service, "message")[0].headers.get("Idempotency-Key", "")
+    assert key.endswith((str(before), str(date.today()))), f"the key does not name today: {key!r}"
 
 
 def test_the_message_is_about_the_user_and_the_prediction(service: HTTPServer) -> None:

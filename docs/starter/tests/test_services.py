@@ -99,6 +99,7 @@ def test_a_redirect_is_an_error_that_names_where_it_leads(
         (User, '{"user_id": "101", "name": "Ada"}'),
         (User, '{"user_id": 101, "name": ""}'),
         (Receipt, '"delivered"'),
+        (Receipt, '{"message_id": ""}'),
         (Receipt, "<html>please log in</html>"),
         (Receipt, ""),
     ],
