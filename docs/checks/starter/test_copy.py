@@ -39,8 +39,8 @@ MUTATIONS = [
     ("pipeline.py", "retries=3, ", "", "an_outage", "has its task its retries"),
     ("pipeline.py", ", retry_condition_fn=is_outage", "", "a_refusal", "its retry condition"),
     ("pipeline.py", "get_run_logger().warning", "get_run_logger().debug", "logged", "one WARNING"),
-    ("pipeline.py", "time.sleep(", "max(0, ", "retry_after", "was asked before"),
-    ("report.py", "part.replace(target)", "pass", "replaces", "the figures of pro"),
+    ("pipeline.py", "time.sleep(", "max(0, ", "retry_after", "was asked again after"),
+    ("report.py", "is not customer", "is None", "damaged", "does not name"),
 ]
 
 
@@ -90,7 +90,7 @@ def test_the_first_command_runs_the_pipeline(tmp_path: Path) -> None:
 
 
 def test_the_second_command_passes_the_tests(tested: tuple[Path, str]) -> None:
-    assert re.search(r"(?m)^\d+ passed", tested[1]), tested[1]
+    assert re.search(r"\d+ passed", tested[1]), tested[1]
 
 
 def test_the_linters_are_content(tested: tuple[Path, str]) -> None:
@@ -109,7 +109,7 @@ def test_the_tests_notice_what_a_change_loses(tested: tuple[Path, str], tmp_path
         assert old in text, f"{name} has no {old!r}"
         (folder / name).write_text(text.replace(old, new), "utf-8")
         _, output = run(f"{tested[0]}/.venv/bin/python -m pytest -x -k {tests}", folder)
-        is_noticed = re.search(r"(?m)^\d+ failed", output) and lost in output
+        is_noticed = re.search(r"\d+ failed", output) and lost in output
         return "" if is_noticed else f"{name}: {old!r} is now {new!r}, and {output}"
 
     with ThreadPoolExecutor(2) as pool:
