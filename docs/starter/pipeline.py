@@ -62,19 +62,19 @@ def call_service(
         raise
 
 
-@task(retries=3, retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_outage)
+@task(retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_outage)
 def fetch_user_info(user_id: int) -> User:
     """Return the user's id and name; raise ServiceError if there is no such user."""
     return call_service("user", user_id, User)
 
 
-@task(retries=3, retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_outage)
+@task(retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_outage)
 def fetch_account_balance(user: User) -> float:
     """Return the account's balance in dollars."""
     return call_service("balance", user.user_id, Balance).balance
 
 
-@task(retries=3, retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_outage)
+@task(retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_outage)
 def fetch_recent_activity(user: User) -> list[int]:
     """Return the logins per week of the last four weeks."""
     return call_service("activity", user.user_id, Activity).logins
@@ -90,7 +90,7 @@ def predict_churn(balance: float, activity: list[int]) -> float:
     return (1 + math.tanh(score / 2)) / 2
 
 
-@task(retries=3, retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_outage)
+@task(retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_outage)
 def send_notification(user: User, churn: float, day: date) -> str:
     """Send one message about the user on this day, and return the message's id.
 
