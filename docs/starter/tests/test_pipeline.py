@@ -150,8 +150,8 @@ def test_another_users_record_is_refused(service: HTTPServer) -> None:
 def test_a_run_that_fails_exits_with_one_line(
     service: HTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fail_at_first(service, "balance", 4, 503)
+    fail_at_first(service, "balance", 1, 404)
     monkeypatch.setattr("sys.argv", ["pipeline.py", "101"])
-    with pytest.raises(SystemExit, match=r"error: .*/balance/101: 503 .*not today") as exit_info:
+    with pytest.raises(SystemExit, match=r"error: .*/balance/101: 404 .*not today") as exit_info:
         pipeline.main()
     assert "\n" not in str(exit_info.value), "more than one line is printed"
