@@ -1,0 +1,90 @@
+"""A small systemd: it starts, stops and restarts a program as its unit file says."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from machinery import ROOT, environment
+
+DEPLOY = ROOT / "docs/starter/deploy"
+BIN = "/opt/pipelines/.venv/bin/"
+
+
+def read_unit(name: str) -> dict[str, list[str]]:
+    """Return the unit's settings; one that may stand there several times has several values."""
+    unit: dict[str, list[str]] = {}
+    for line in (DEPLOY / name).read_text(encoding="utf-8").splitlines():
+        key, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            unit.setdefault(key, []).append(value)
+    return unit
+
+
+def read_environment(unit: dict[str, list[str]]) -> dict[str, str]:
+    """Return the variables of the unit's Environment lines."""
+    words = [word for line in unit.get("Environment", []) for word in shlex.split(line)]
+    return dict(word.split("=", 1) for word in words)
+
+
+class Service:
+    """One unit, run in a folder; `settings` are what its environment file would hold."""
+
+    def __init__(self, name: str, folder: Path, **settings: str) -> None:
+        """Read the unit; start nothing yet."""
+        self.unit = read_unit(name)
+        self.folder, self.log = folder, folder / f"{name}.log"
+        self.environment = environment(**read_environment(self.unit) | settings)
+        self.stopping = threading.Event()
+        self.started = 0
+        self.process: subprocess.Popen[bytes] | None = None
+        self.thread = threading.Thread(target=self.keep_running)
+
+    def value(self, key: str, default: str) -> str:
+        """Return the last value of the setting, or systemd's default."""
+        return self.unit.get(key, [default])[-1]
+
+    def start(self) -> None:
+        """Start the program, and start it again whenever the unit says so."""
+        self.thread.start()
+
+    def keep_running(self) -> None:
+        """Run the program until it is stopped, or until the unit does not have it restarted."""
+        program, *arguments = shlex.split(self.value("ExecStart", ""))
+        start = ["-m", "prefect"] if program == f"{BIN}prefect" else []
+        while not self.stopping.is_set():
+            with self.log.open("ab") as log:
+                self.process = subprocess.Popen(
+                    [sys.executable, *start, *arguments],
+                    cwd=self.folder,
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            self.started += 1
+            code = self.process.wait()
+            restart = self.value("Restart", "no")
+            if restart != "always" and not (restart == "on-failure" and code):
+                break
+            self.stopping.wait(float(self.value("RestartSec", "0.1")))
+
+    def stop(self) -> int:
+        """Stop the program by the unit's signal; return its exit code, negative for a signal."""
+        assert self.process
+        self.stopping.set()
+        sent = signal.Signals[self.value("KillSignal", "SIGTERM")]
+        to_all = self.value("KillMode", "control-group") == "control-group"
+        with suppress(ProcessLookupError):
+            (os.killpg if to_all else os.kill)(self.process.pid, sent)
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(float(self.value("TimeoutStopSec", "90")))
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.thread.join()
+        return self.process.returncode
