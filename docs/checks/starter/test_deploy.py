@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -68,20 +68,27 @@ def folder(api: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (copy / "pipeline.py").write_text(PIPELINE, encoding="utf-8")
     (copy / "words.py").write_text('WORD = "helper old"\n', encoding="utf-8")
     (copy / ".venv").symlink_to(sys.prefix)
-    (copy / "environment").write_text(f"PREFECT_API_URL='{api.api_url}'\n", encoding="utf-8")
+    changed_copy(DEPLOY / "churn-flow.env", copy, ("http://127.0.0.1:4200/api", api.api_url))
     return copy
 
 
-@pytest.fixture
-def service(api: Server, folder: Path) -> Iterator[Service]:
-    """Run churn-flow.service during a test, and wait until it polls."""
-    running = Service("churn-flow.service", folder, PREFECT_API_URL=api.api_url)
-    running.start()
+@contextmanager
+def served(at: Server, folder: Path) -> Iterator[Service]:
+    """Run churn-flow.service during the block, once it polls; stop it then, unless it is."""
+    service = Service("churn-flow.service", folder, PREFECT_API_URL=at.api_url)
+    service.start()
     try:
-        await_poll(api, running)
-        yield running
+        await_poll(at, service)
+        yield service
     finally:
-        running.stop()
+        service.stop()
+
+
+@pytest.fixture(scope="module")
+def service(api: Server, folder: Path) -> Iterator[Service]:
+    """Run churn-flow.service from here on. What stops it, or changes its files, comes before."""
+    with served(api, folder) as running:
+        yield running
 
 
 def ask(at: Server, method: str, path: str, **body: Any) -> Any:
@@ -185,19 +192,16 @@ def test_at_a_shutdown_the_server_stops_last_and_a_restart_of_it_stops_nothing()
     assert not bound, f"{bound}: a restart of the server stops the runs in progress"
 
 
-def test_a_restart_loses_no_run(api: Server, folder: Path, service: Service) -> None:
-    running = start_run(api, seconds=8)
-    wait_until("the run has begun", lambda: read_logs(api, running), 60)
-    code = service.stop()
+def test_a_restart_loses_no_run(api: Server, folder: Path) -> None:
+    with served(api, folder) as service:
+        running = start_run(api, seconds=8)
+        wait_until("the run has begun", lambda: read_logs(api, running), 60)
+        code = service.stop()
     assert read_state(api, running) == "Completed", "a stop does not wait for the run in progress"
     assert code == 0, f"expected exit code 0 from a stop, got {code}"
     queued = start_run(api)
-    again = Service("churn-flow.service", folder, PREFECT_API_URL=api.api_url)
-    again.start()
-    try:
+    with served(api, folder):
         await_state(api, queued, "Completed")
-    finally:
-        again.stop()
 
 
 def test_it_is_started_again_until_the_server_answers(folder: Path) -> None:
@@ -244,11 +248,9 @@ def test_the_servers_unit_removes_old_flow_runs(tmp_path: Path) -> None:
 # --- a new version of the code
 
 
-def test_a_new_version_under_a_serving_process_is_half_seen(
-    api: Server, folder: Path, service: Service
-) -> None:
+def test_a_new_version_under_a_serving_process_is_half_seen(api: Server, folder: Path) -> None:
     kept = {path: path.read_text(encoding="utf-8") for path in folder.glob("*.py")}
-    try:
+    with served(api, folder) as service:
         for path in (folder / "pipeline.py", folder / "words.py"):
             changed_copy(path, folder, ("old", "new"))
         mixed = start_run(api)
@@ -258,11 +260,11 @@ def test_a_new_version_under_a_serving_process_is_half_seen(
         (folder / "words.py").unlink()
         broken = start_run(api)
         await_state(api, broken, "Crashed")
-        assert read_logs(api, broken) == [], "the server has a log that says why"
-        assert "No module named 'words'" in service.log.read_text(), "the service's log does not"
-    finally:
-        for path, text in kept.items():
-            path.write_text(text, encoding="utf-8")
+    assert read_logs(api, broken) == [], "the server has a log that says why"
+    log = service.log.read_text(encoding="utf-8")
+    assert "No module named 'words'" in log, "the service's log does not say why"
+    for path, text in kept.items():
+        path.write_text(text, encoding="utf-8")
 
 
 # --- cron
@@ -278,7 +280,7 @@ def run_cron_line(folder: Path, *changes: tuple[str, str]) -> subprocess.Complet
     command = line.split(maxsplit=5)[5].replace(r"\%", "\0")
     assert "%" not in command, "cron reads a % as a new line"
     command = command.replace("\0", "%").replace("/opt/pipelines", str(folder))
-    here = ("/etc/churn-flow.env", f"{folder}/environment")
+    here = ("/etc/churn-flow.env", f"{folder}/churn-flow.env")
     changed_copy(DEPLOY / "nightly.sh", folder / "deploy", here, *changes)
     (folder / "nightly.log").unlink(missing_ok=True)
     return subprocess.run(

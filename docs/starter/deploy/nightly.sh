@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.." || exit
 day=${1:-$(date +%F)}
 stamp() { while IFS= read -r line; do printf '%s %s\n' "$(date '+%F %T')" "$line"; done; }
 
-# The service's settings, because cron has none. A protected server needs PREFECT_API_AUTH_STRING.
+# Cron sets none of the variables that the unit has.
 set -a
 . /etc/churn-flow.env
 set +a

@@ -23,24 +23,24 @@ logger = logging.getLogger(__name__)
 def handle(caller: str, user_id: int, key: str) -> tuple[str, dict[str, str]]:
     """Trigger one run for the caller; return the HTTP status and the answer.
 
-    The key is the caller's name for the event: sent again, it returns the same run. The log has
-    the details. The answer has none, because it leaves the house.
+    The key is the caller's name for the event: sent again, it returns the same run. An error goes
+    to the log. The caller gets general words, without names, addresses or another caller's run.
 
     It blocks for up to TIMEOUT_SECONDS. In an async framework, FastAPI for one, call it with
     `await asyncio.to_thread(handle, caller, user_id, key)`.
     """
     try:
-        # JSON keeps the two apart, so no caller can use a key that is another caller's.
+        # As JSON, the two cannot run together, so no caller can use another caller's key.
         own_key = json.dumps([caller, key])
         run = trigger(
             DEPLOYMENT, {"user_id": user_id}, idempotency_key=own_key, timeout=TIMEOUT_SECONDS
         )
     except ValueError as error:
         logger.error("Refused: caller %r, user %s, key %r: %s", caller, user_id, key, error)
-        return "409 Conflict", {"error": "Refused. Each event needs an Idempotency-Key of its own."}
+        return "409 Conflict", {"error": "Request refused. Use a separate Idempotency-Key for each event."}
     except (OSError, LookupError) as error:
         logger.error("Not triggered: caller %r, user %s, key %r: %s", caller, user_id, key, error)
-        again = "Out of order. Send the request again later, with the same Idempotency-Key."
+        again = "Temporarily unavailable. Retry later with the same Idempotency-Key."
         return "503 Service Unavailable", {"error": again}
     return "202 Accepted", {"id": run["id"]}
 
