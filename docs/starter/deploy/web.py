@@ -37,7 +37,7 @@ def handle(caller: str, user_id: int, key: str) -> tuple[str, dict[str, str]]:
         )
     except ValueError as error:
         logger.error("Refused: caller %r, user %s, key %r: %s", caller, user_id, key, error)
-        return "409 Conflict", {"error": "Request refused. Use a separate Idempotency-Key for each event."}
+        return "409 Conflict", {"error": "Refused. Each event needs a separate Idempotency-Key."}
     except (OSError, LookupError) as error:
         logger.error("Not triggered: caller %r, user %s, key %r: %s", caller, user_id, key, error)
         again = "Temporarily unavailable. Retry later with the same Idempotency-Key."
