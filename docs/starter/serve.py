@@ -8,9 +8,10 @@ Notice: it needs a Prefect server, and serves until you press Ctrl-C.
 import argparse
 import sys
 
-from pipeline import churn_flow
 from prefect import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from pipeline import churn_flow
 
 
 def check_server(api_url: str) -> None:
