@@ -128,18 +128,18 @@ def check_flow_run(flow_run: Json, deployment: Json, parameters: Json, key: str)
 
 def ask(method: str, url: str, deadline: float, body: Json | None = None) -> Json:
     """Send the request until its answer comes or the deadline, a time.monotonic(), has passed."""
-    backoff = BACKOFF_SECONDS
+    attempt, backoff = 1, BACKOFF_SECONDS
     while True:
         answer, problem, retry_after = send(method, url, body, deadline - time.monotonic())
         if answer:
             return answer
         if (left := deadline - time.monotonic()) <= 0:
             raise ConnectionError(problem)
-        if backoff == 2 * BACKOFF_SECONDS:
+        if attempt == 2:
             logger.warning("warning: %s Retrying for up to %.0f s.", problem, left)
         pause = random.uniform(0, backoff)  # or all clients come back at once, and collide again
         time.sleep(min(max(pause, retry_after), left))
-        backoff = min(2 * backoff, BACKOFF_MAX_SECONDS)
+        attempt, backoff = attempt + 1, min(2 * backoff, BACKOFF_MAX_SECONDS)
 
 
 def send(method: str, url: str, body: Json | None, seconds: float) -> tuple[Json, str, int]:
@@ -155,12 +155,13 @@ def send(method: str, url: str, body: Json | None, seconds: float) -> tuple[Json
         if type(error) in (OSError, requests.exceptions.SSLError) and "EOF" not in problem:
             raise ConnectionError(f"{problem} Check PREFECT_API_SSL_CERT_FILE.") from None
         return {}, f"{problem} Start one with: prefect server start --background", 0
-    words = response.headers.get("Location") or response.text or response.reason
+    status, answer = response.status_code, read_json(response.text, {})
+    answer = answer if isinstance(answer, dict) else {}
+    words = str(answer.get("detail") or answer.get("exception_message") or response.text)
+    words = response.headers.get("Location") or words or response.reason
     login = os.environ.get("PREFECT_API_AUTH_STRING", "")
     for secret in (login, login.partition(":")[2], *options["headers"].values()):
         words = words.replace(secret.rpartition(" ")[2] or "\0", "***")
-    status, answer = response.status_code, read_json(response.text, {})
-    answer = answer if isinstance(answer, dict) else {}
     problem = f"{url} returned {status} ({' '.join(words.split())[:300]})."
     if status in TRANSIENT:
         after = response.headers.get("Retry-After", "")

@@ -195,8 +195,8 @@ def test_at_a_shutdown_the_server_stops_last_and_a_restart_of_it_stops_nothing()
 
 def test_a_restart_loses_no_run(api: Server, folder: Path) -> None:
     with served(api, folder) as service:
-        running = start_run(api, seconds=8)
-        wait_until("the run has begun", lambda: read_logs(api, running), 60)
+        running = start_run(api, seconds=10)
+        await_state(api, running, "Running")
         code = service.stop()
     assert read_state(api, running) == "Completed", "a stop does not wait for the run in progress"
     assert code == 0, f"expected exit code 0 from a stop, got {code}"
