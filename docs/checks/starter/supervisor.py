@@ -39,9 +39,7 @@ class Service:
         self.unit = read_unit(name)
         self.folder, self.log = folder, folder / f"{name}.log"
         self.environment = environment(**read_environment(self.unit) | settings)
-        self.stopping = threading.Event()
-        self.started = 0
-        self.process: subprocess.Popen[bytes] | None = None
+        self.lock, self.stopping = threading.Lock(), threading.Event()
         self.thread = threading.Thread(target=self.keep_running)
 
     def value(self, key: str, default: str) -> str:
@@ -50,34 +48,41 @@ class Service:
 
     def start(self) -> None:
         """Start the program, and start it again whenever the unit says so."""
+        self.launch()
         self.thread.start()
 
-    def keep_running(self) -> None:
-        """Run the program until it is stopped, or until the unit does not have it restarted."""
+    def launch(self) -> None:
+        """Run ExecStart in a process group of its own."""
         program, *arguments = shlex.split(self.value("ExecStart", ""))
-        start = ["-m", "prefect"] if program == f"{BIN}prefect" else []
-        while not self.stopping.is_set():
-            with self.log.open("ab") as log:
-                self.process = subprocess.Popen(
-                    [sys.executable, *start, *arguments],
-                    cwd=self.folder,
-                    env=self.environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            self.started += 1
+        assert program == f"{BIN}python", f"this supervisor does not start {program}"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def keep_running(self) -> None:
+        """Restart the program as the unit says, until it is stopped."""
+        while True:
             code = self.process.wait()
             restart = self.value("Restart", "no")
             if restart != "always" and not (restart == "on-failure" and code):
                 break
             self.stopping.wait(float(self.value("RestartSec", "0.1")))
+            with self.lock:
+                if self.stopping.is_set():
+                    break
+                self.launch()
 
     def stop(self) -> int:
         """Stop the program by the unit's signal; return its exit code, negative for a signal."""
-        assert self.process
-        self.stopping.set()
+        with self.lock:
+            self.stopping.set()
         sent = signal.Signals[self.value("KillSignal", "SIGTERM")]
         to_all = self.value("KillMode", "control-group") == "control-group"
         with suppress(ProcessLookupError):
