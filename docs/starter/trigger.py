@@ -57,7 +57,10 @@ def trigger(
     url = (api_url or os.environ.get("PREFECT_API_URL") or DEFAULT_API_URL).rstrip("/")
     check_arguments(name, parameters, key, url)
     deployment = ask("GET", f"{url}/deployments/name/{quote(name)}", deadline)
-    check_names(parameters, deployment)
+    names = (deployment.get("parameter_openapi_schema") or {}).get("properties", parameters)
+    if unknown := [each for each in parameters if each not in names]:
+        near = {each: difflib.get_close_matches(str(each), names, 1) for each in unknown}
+        raise ValueError(f"unknown parameters, with near ones: {near}. Choose from {list(names)}.")
     url = f"{url}/deployments/{deployment['id']}/create_flow_run"
     try:
         flow_run = ask("POST", url, deadline, {"parameters": parameters, "idempotency_key": key})
@@ -97,17 +100,6 @@ def check_arguments(name: str, parameters: Json, key: str, url: str) -> None:
             json.dumps({what: value}, allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{what!r} is not JSON in Unicode ({error}). Correct it.") from None
-
-
-def check_names(parameters: Json, deployment: Json) -> None:
-    """Raise ValueError for parameters that the flow lacks: the API takes them, the run fails."""
-    schema = deployment.get("parameter_openapi_schema") or {}
-    names, unknown = list(schema.get("properties", parameters)), []
-    for name in parameters.keys() - names:
-        near = difflib.get_close_matches(str(name), names, n=1)
-        unknown.append(f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name))
-    if unknown:
-        raise ValueError(f"the flow has no parameter {', '.join(unknown)}. It has {names}.")
 
 
 def check_flow_run(flow_run: Json, deployment: Json, parameters: Json, key: str) -> None:
@@ -154,11 +146,11 @@ def send(method: str, url: str, body: Json | None, seconds: float) -> tuple[Json
         problem = f"no Prefect server at {url} ({reason})."
         if type(error) in (OSError, requests.exceptions.SSLError) and "EOF" not in problem:
             raise ConnectionError(f"{problem} Check PREFECT_API_SSL_CERT_FILE.") from None
-        return {}, f"{problem} Start one with: prefect server start --background", 0
+        start = "Start one with: prefect server start --background (or check --api-url)"
+        return {}, f"{problem} {start}", 0
     status, answer = response.status_code, read_json(response.text, {})
     answer = answer if isinstance(answer, dict) else {}
-    words = str(answer.get("detail") or answer.get("exception_message") or response.text)
-    words = response.headers.get("Location") or words or response.reason
+    words = str(answer.get("detail") or response.headers.get("Location") or response.text)
     login = os.environ.get("PREFECT_API_AUTH_STRING", "")
     for secret in (login, login.partition(":")[2], *options["headers"].values()):
         words = words.replace(secret.rpartition(" ")[2] or "\0", "***")
