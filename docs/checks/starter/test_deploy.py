@@ -250,7 +250,7 @@ def test_the_servers_unit_removes_old_flow_runs(tmp_path: Path) -> None:
 # --- a new version of the code
 
 
-def test_a_new_version_under_a_serving_process_is_mixes_the_two(api: Server, folder: Path) -> None:
+def test_a_new_version_under_a_serving_process_mixes_with_it(api: Server, folder: Path) -> None:
     kept = {path: path.read_text(encoding="utf-8") for path in folder.glob("*.py")}
     with served(api, folder) as service:
         for path in (folder / "pipeline.py", folder / "words.py"):
