@@ -1,0 +1,36 @@
+"""Serve the pipeline: a long-lived process that runs it whenever somebody asks.
+
+Run:    python serve.py                     (trigger.py triggers it)
+        python serve.py --interval 86400    (it also runs by itself, every 86400 seconds)
+Notice: it needs a Prefect server, and serves until you press Ctrl-C.
+"""
+
+import argparse
+import sys
+
+from prefect import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from pipeline import churn_flow
+
+
+def check_server(api_url: str) -> None:
+    """Exit with one line unless a Prefect server accepts a request at the URL."""
+    try:
+        with get_client(httpx_settings={"timeout": 10}, sync_client=True) as client:
+            client.read_flows(limit=1)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is one line
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        start = "Start one with: prefect server start --background"
+        sys.exit(f"error: cannot use the Prefect API at {api_url} ({reason}). {start}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Serve churn-flow/nightly.")
+    parser.add_argument("--interval", type=int, metavar="SECONDS", help="also run it by itself")
+    interval = parser.parse_args().interval
+    api_url = PREFECT_API_URL.value() or "http://127.0.0.1:4200/api"
+    # Without this line, each flow run would start a temporary server.
+    with temporary_settings({PREFECT_API_URL: api_url}):
+        check_server(api_url)
+        churn_flow.serve("nightly", interval=interval, limit=5)
