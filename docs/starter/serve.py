@@ -20,17 +20,20 @@ def check_server(api_url: str) -> None:
         with get_client(httpx_settings={"timeout": 10}, sync_client=True) as client:
             client.read_flows(limit=1)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is one line
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        start = "Start one with: prefect server start --background"
-        sys.exit(f"error: cannot use the Prefect API at {api_url} ({reason}). {start}")
+        advice = "Check PREFECT_API_URL, its server and your credentials."
+        if api_url == DEFAULT_API_URL and isinstance(error, ConnectError):
+            advice = "Start a server: prefect server start --background"
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise SystemExit(f"error: no usable Prefect API at {api_url} ({cause}). {advice}") from None
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Serve churn-flow/nightly.")
     parser.add_argument("--interval", type=int, metavar="SECONDS", help="also run it by itself")
     interval = parser.parse_args().interval
-    api_url = PREFECT_API_URL.value() or "http://127.0.0.1:4200/api"
-    # Without this line, each flow run would start a temporary server.
-    with temporary_settings({PREFECT_API_URL: api_url}):
+    if interval is not None and not 1 <= interval <= 10_000_000:
+        parser.error(f"argument --interval: expected 1 to 10000000 seconds, got {interval}")
+    api_url = PREFECT_API_URL.value() or DEFAULT_API_URL
+    with temporary_settings({PREFECT_API_URL: api_url}):  # or each run starts a server of its own
         check_server(api_url)
         churn_flow.serve("nightly", interval=interval, limit=5)
