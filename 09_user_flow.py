@@ -8,7 +8,6 @@ import argparse
 import time
 from typing import Any
 
-from httpx import ConnectError
 from prefect import flow, get_client, get_run_logger, task
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -41,10 +40,10 @@ def check_server(api_url: str) -> None:
         with get_client(httpx_settings={"timeout": 10}, sync_client=True) as client:
             client.read_flows(limit=1)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is one line
-        advice = "Check PREFECT_API_URL, its server and your credentials."
-        if api_url == DEFAULT_API_URL and isinstance(error, ConnectError):
-            advice = "Start a server: prefect server start --background"
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        advice = "Check PREFECT_API_URL, its server and your credentials."
+        if api_url == DEFAULT_API_URL and cause.startswith("ConnectError"):
+            advice = "Start a server: prefect server start --background"
         raise SystemExit(f"error: no usable Prefect API at {api_url} ({cause}). {advice}") from None
 
 
