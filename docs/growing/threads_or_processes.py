@@ -1,7 +1,7 @@
 """Run four simulations that keep a core busy, with threads and then with processes.
 
 Run:    python docs/growing/threads_or_processes.py
-Notice: both print the same shares. The last number is how many worker processes took part.
+Notice: both print the same shares; each line says in which process the tasks ran.
 """
 
 import os
@@ -27,13 +27,13 @@ def simulate(seed: int) -> tuple[float, int]:
 
 @flow
 def simulation_flow(seeds: list[int]) -> None:
-    """Print the shares, the seconds, and the number of worker processes."""
+    """Print the shares, the seconds, and where the tasks ran."""
     started = time.perf_counter()
     results = simulate.map(seeds).result()
     seconds = time.perf_counter() - started
     shares = ", ".join(f"{share:.4f}" for share, _ in results)
-    workers = len({process for _, process in results} - {os.getpid()})
-    print(f"{shares}: {seconds:.1f} s, worker processes: {workers}")
+    same = {process for _, process in results} == {os.getpid()}
+    print(f"{shares}: {seconds:.1f} s in {'this process' if same else 'other processes'}")
 
 
 if __name__ == "__main__":

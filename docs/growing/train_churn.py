@@ -115,7 +115,8 @@ def publish(challenger: Weights, baseline: Weights, test: Split) -> tuple[str, R
         losses = f"log loss {loss:.4f}, {opponent} {to_beat:.4f}"
         if loss >= to_beat:
             return f"Not published, no better: {losses}", results
-        model = {"weights": challenger, "log_loss": loss, "flow_run_id": str(flow_run.id)}
+        scores = {"log_loss": loss, "roc_auc": results["challenger"]["roc_auc"]}
+        model = {"weights": challenger, **scores, "flow_run_id": str(flow_run.id)}
         Variable.set(VARIABLE, model, overwrite=True)  # the whole model in one request
     return f"Published, better: {losses}", results
 
