@@ -271,7 +271,7 @@ def write(name: str, text: str) -> None:
     """Write the table between its markers on the page; fail if they are not there."""
     old = PAGE.read_text(encoding="utf-8")
     pattern = rf"(?s)(<!-- benchmark: {name} -->\n).*?(<!-- end -->)"
-    new, count = re.subn(pattern, lambda match: f"{match[1]}\n{text}\n\n{match[2]}", old)
+    new, count = re.subn(pattern, lambda match: f"{match[1]}{text}\n\n{match[2]}", old)
     if count != 1:
         sys.exit(f"error: {PAGE.name} has no markers for the table {name!r}")
     PAGE.write_text(new, encoding="utf-8")

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,7 @@ def table(page: Path, name: str) -> list[list[str]]:
     return [[cell.replace("`", "").strip() for cell in row] for row in rows]
 
 
-def check_table(page: Path, name: str, *rows: list[object]) -> None:
+def check_table(page: Path, name: str, *rows: Sequence[object]) -> None:
     """Fail if the table on the page has other rows than what was observed."""
     observed = [[str(cell).replace("`", "") for cell in row] for row in rows]
     right = "\n".join(f"| {' | '.join(row)} |" for row in observed)

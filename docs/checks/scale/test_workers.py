@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from typing import Any
 from uuid import UUID
 
 import psutil
@@ -194,8 +195,9 @@ def test_a_crashed_run_is_restarted_twice_and_a_finished_one_must_not_be(
         rows.append([f"for the {time} time", last(client, stubborn)])
     check_table(README, "crashes", *rows)
     client.set_flow_run_state(other, Completed(), force=True)
-    asked = [(it.name, client.set_flow_run_state(other, it)) for it in (Crashed(), AwaitingRetry())]
-    rows = [["Completed", name, answer.status.value] for name, answer in asked]
+    new: tuple[State[Any], ...] = (Crashed(), AwaitingRetry())
+    answers = [client.set_flow_run_state(other, it).status.value for it in new]
+    rows = [["Completed", str(it.name), answer] for it, answer in zip(new, answers, strict=True)]
     check_table(README, "changes of a state", *rows)
 
 
