@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Any
 from uuid import UUID
 
 import psutil
@@ -80,40 +80,31 @@ class Clone:
         assert count, f"{file} has no {pattern!r}"
         path.write_text(text, encoding="utf-8")
 
-    def start(self, commands: str, stdout: IO[bytes], stderr: IO[bytes]) -> subprocess.Popen[bytes]:
-        """Start the commands in a shell, in the clone's folder, with this Python first in PATH."""
+    def shell(self, commands: str) -> tuple[list[str], dict[str, Any]]:
+        """Return words and options of a shell in the folder, with this Python first in PATH."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        return subprocess.Popen(
-            ["bash", "-euo", "pipefail", "-c", commands],
-            cwd=self.folder,
-            env=environment(PATH=path, **self.exported),
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            start_new_session=True,
-        )
+        env = environment(PATH=path, **self.exported)
+        options = {"cwd": self.folder, "env": env, "stdin": subprocess.DEVNULL}
+        return ["bash", "-euo", "pipefail", "-c", commands], options
 
-    def run(self, commands: str, exits: int = 0, seconds: float = 240) -> tuple[str, str]:
+    def run(self, commands: str, exits: int = 0) -> tuple[str, str]:
         """Run the commands to their end; return stdout and stderr; fail on another exit code."""
-        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-            process = self.start(commands, stdout, stderr)
-            try:
-                process.wait(seconds)
-            finally:
-                end(process)
-                for file in (stdout, stderr):
-                    file.seek(0)
-                texts = stdout.read().decode(), stderr.read().decode()
-        printed = "\n".join([commands, *texts])
-        assert process.returncode == exits, f"exit {process.returncode}: {printed}"
-        return texts
+        words, options = self.shell(commands)
+        options |= {"capture_output": True, "encoding": "utf-8", "timeout": 240}
+        ran = subprocess.run(words, check=False, **options)
+        printed = ran.stdout + ran.stderr
+        assert ran.returncode == exits, f"{commands}\nexit {ran.returncode}: {printed}"
+        return ran.stdout, ran.stderr
 
     @contextmanager
     def terminal(self, commands: str, ready: str) -> Iterator[psutil.Process]:
         """Run commands that do not end; give their process once it has printed `ready`."""
         log = Path(tempfile.mkstemp(suffix=".log", dir=self.folder)[1])
-        with log.open("ab") as output:
-            process = self.start(commands, output, output)
+        words, options = self.shell(commands)
+        with log.open("ab") as out:
+            process = subprocess.Popen(
+                words, stdout=out, stderr=out, start_new_session=True, **options
+            )
 
         def is_ready() -> bool:
             assert process.poll() is None, f"it has ended: {commands}\n{log.read_text()}"

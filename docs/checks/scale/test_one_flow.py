@@ -41,6 +41,19 @@ def test_the_code_on_a_page_stands_in_its_program(page: Path) -> None:
                 lines = lines[lines.index(line) + 1 :]
 
 
+def test_the_costs_are_consistent() -> None:
+    text = (GROWING / "costs.md").read_text("utf-8")
+    for rows in re.findall(r"(?m)^<!-- benchmark: .*\n((?:\|.*\n)+)", text):
+        first = 0.0  # what the ratios of the table are to: its first median, or the cell before
+        for row in rows.splitlines()[2:]:
+            for middle, low, high in re.findall(r"([\d.]+)(?: s)? \(([\d.]+) to ([\d.]+)\)", row):
+                assert float(low) <= float(middle) <= float(high), f"no median: {row}"
+            found = re.search(r"\| ([\d.]+)(?: s)? \(.*\| ([\d.]+) \|$", row)
+            if found and "critical" not in rows:
+                first = first or float(found[1])
+                assert float(found[1]) / first == pytest.approx(float(found[2]), rel=0.05), row
+
+
 @pytest.fixture
 def clone(tmp_path: Path) -> Clone:
     """Return a clone with short seconds, on the harness's server."""
