@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -38,41 +38,37 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
             return False
 
         wait_until("the team's server answers", answers, 300)
-        client = block("prefect work-pool ls", ("4200", port))
-        clone.run(client)
-        clone.exported = dict(re.findall(r'export (\w+)="(.+)"', client))
+        commands = block("prefect work-pool ls", ("4200", port))
+        clone.run(commands)
+        clone.exported = dict(re.findall(r'export (\w+)="(.+)"', commands))
         clone.run(block("prefect work-pool create"))
+        url, login = (clone.exported[f"PREFECT_API_{name}"] for name in ("URL", "AUTH_STRING"))
+        stack.enter_context(
+            temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: login})
+        )
         yield clone
 
 
-@pytest.fixture(scope="module")
-def client(team: Clone) -> Iterator[SyncPrefectClient]:
-    """Return Prefect's own client of the team's server."""
-    url, login = (team.exported[f"PREFECT_API_{name}"] for name in ("URL", "AUTH_STRING"))
-    here = {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: login}
-    with temporary_settings(here), get_client(sync_client=True) as client:
-        yield client
-
-
 @pytest.fixture
-def rescue(team: Clone, client: SyncPrefectClient) -> Iterator[Callable[[int], None]]:
-    """Return a function that creates the page's automations, which are deleted in the end."""
-
-    def create(silent_seconds: int) -> None:
-        file, line = "docs/growing/rescue_runs.py", f"SILENT_SECONDS = {silent_seconds}"
-        team.change(file, r"^SILENT_SECONDS = \d+", line)
-        for _ in range(2):
-            team.run(block("rescue_runs.py"))
-        created = len(client.read_automations())
-        assert created == 2, f"run again, rescue_runs.py replaces its automations: {created}"
-
-    yield create
-    forget_automations(client)
+def client(team: Clone) -> Iterator[SyncPrefectClient]:
+    """Return Prefect's own client of the team's server; all automations are deleted in the end."""
+    with get_client(sync_client=True) as client:
+        yield client
+        forget_automations(client)
 
 
 def forget_automations(client: SyncPrefectClient) -> None:
     for automation in client.read_automations():
         client.delete_automation(automation.id)
+
+
+def rescue(team: Clone, client: SyncPrefectClient, silent_seconds: int) -> None:
+    """Create the page's automations, with another time of silence, by running the program twice."""
+    line = f"SILENT_SECONDS = {silent_seconds}"
+    team.change("docs/growing/rescue_runs.py", r"^SILENT_SECONDS = \d+", line)
+    for _ in range(2):
+        team.run(block("rescue_runs.py"))
+    assert len(client.read_automations()) == 2, "rescue_runs.py does not replace its automations"
 
 
 def trigger(client: SyncPrefectClient) -> UUID:
@@ -92,11 +88,8 @@ def last(client: SyncPrefectClient, flow_run_id: UUID) -> str:
 
 def wait_for(client: SyncPrefectClient, flow_run_id: UUID, *wanted: str) -> str:
     """Return the flow run's last state once it is one of these."""
-    with suppress(AssertionError):
-        wait_until("", lambda: last(client, flow_run_id) in wanted, 240)
-    seen = [f"{state.name}: {state.message}" for state in states(client, flow_run_id)]
-    assert last(client, flow_run_id) in wanted, f"expected {wanted}, got {seen}"
-    return last(client, flow_run_id)
+    what = f"flow run {flow_run_id} is {' or '.join(wanted)}"
+    return wait_until(what, lambda: {last(client, flow_run_id)} & {*wanted}, 240).pop()
 
 
 def kill(*processes: psutil.Process) -> None:
@@ -106,7 +99,6 @@ def kill(*processes: psutil.Process) -> None:
 
 
 def check_killed(what: str, was: str, stays: str) -> None:
-    """Fail unless this is a row of the table of what SIGKILL leaves behind."""
     row = [what, was, stays]
     assert row in table(README, "killed worker"), f"the table of SIGKILL should have the row {row}"
 
@@ -117,13 +109,13 @@ def set_seconds(team: Clone, seconds: int) -> None:
 
 
 def test_the_runs_of_a_killed_worker_are_restarted_by_another_one(
-    team: Clone, client: SyncPrefectClient, rescue: Callable[[int], None]
+    team: Clone, client: SyncPrefectClient
 ) -> None:
     with team.terminal(block("--name worker-1"), "started!") as worker:
         ordinary = UUID(team.run(block("user_id=102 --wait"))[0].strip())
         first, *_, end = states(client, ordinary)
         # Silence has to be longer than an ordinary run, on this machine and today.
-        rescue(5 + 2 * round((end.timestamp - first.timestamp).total_seconds()))
+        rescue(team, client, 5 + 2 * round((end.timestamp - first.timestamp).total_seconds()))
         set_seconds(team, 600)
         lost = {"Running": trigger(client)}
         wait_for(client, lost["Running"], "Running")
@@ -132,10 +124,9 @@ def test_the_runs_of_a_killed_worker_are_restarted_by_another_one(
         lost["Scheduled"] = trigger(client)  # --limit 2
         kill(worker, *worker.children(recursive=True))
 
+    what = "the worker and its flow runs, as if the machine died"
     for was, flow_run_id in lost.items():
-        check_killed(
-            "the worker and its flow runs, as if the machine died", was, last(client, flow_run_id)
-        )
+        check_killed(what, was, last(client, flow_run_id))
     for was in ("Running", "Pending"):
         wait_for(client, lost[was], "AwaitingRetry")
     forget_automations(client)  # a slow start of the second worker is no silence
@@ -158,12 +149,11 @@ def test_a_worker_keeps_its_limit_and_when_it_dies_alone_its_runs_crash(
         first, second, third = (trigger(client) for _ in range(3))
         for flow_run_id in (first, second):
             wait_for(client, flow_run_id, "Running")
-        waiting = last(client, third)
-        runs = worker.children(recursive=True)
+        waiting, runs = last(client, third), worker.children(recursive=True)
         kill(worker)
-        wait_for(client, second, "Crashed", "Completed")
+        ended = wait_for(client, second, "Crashed", "Completed")
         psutil.wait_procs(runs, 20)
-    check_killed("the worker's process alone", "Running", last(client, second))
+    check_killed("the worker's process alone", "Running", ended)
     query_seconds = type(Settings().worker).model_fields["query_seconds"].default
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["prefect"]
     check_table(
@@ -179,9 +169,9 @@ def test_a_worker_keeps_its_limit_and_when_it_dies_alone_its_runs_crash(
 
 
 def test_a_crashed_run_is_restarted_twice_and_a_finished_one_must_not_be(
-    client: SyncPrefectClient, rescue: Callable[[int], None]
+    team: Clone, client: SyncPrefectClient
 ) -> None:
-    rescue(90)
+    rescue(team, client, 90)
     stubborn, other = trigger(client), trigger(client)
     rows = []
     for time in ("first", "second", "third"):
@@ -221,12 +211,10 @@ def test_who_gets_past_the_password(
     assert said == "".join(re.findall(r"\b401\b", output)[:1]), f"{command} prints {output}"
 
 
-def test_eight_threads_lose_no_plain_post_on_postgresql(
-    team: Clone, client: SyncPrefectClient
-) -> None:
-    user, password = team.exported["PREFECT_API_AUTH_STRING"].split(":")
+def test_eight_threads_lose_no_plain_post_on_postgresql(client: SyncPrefectClient) -> None:
+    user, password = str(PREFECT_API_AUTH_STRING.value()).split(":")
     deployment = client.read_deployment_by_name(NAME).id
-    url = f"{team.exported['PREFECT_API_URL']}/deployments/{deployment}/create_flow_run"
+    url = f"{PREFECT_API_URL.value()}/deployments/{deployment}/create_flow_run"
 
     def post(_: int) -> requests.Response:
         return requests.post(url, json={}, auth=(user, password), timeout=60)
