@@ -2,8 +2,8 @@
 
 Run:    python docs/growing/many_users.py 101 102 103
         python docs/growing/many_users.py --dask tcp://127.0.0.1:8786 101 102 103
-Notice: add 999: the other users still get their result, user 999 is reported with an error, and
-        the flow run is Failed.
+Notice: if you add 999, the other users still get their result, user 999 is reported with an
+        error, and the flow run is Failed.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Score many users with the published model and the tasks of lesson 08.
 
 Run:    python docs/growing/score_users.py 101 102 103
-Notice: the first log record shows the model's weights. Add 999: the other users still get their
-        score, user 999 is reported with an error, and the flow run is Failed.
+Notice: the first log record shows the model's weights. If you add 999, the other users still get
+        their score, user 999 is reported with an error, and the flow run is Failed.
 """
 
 import argparse
