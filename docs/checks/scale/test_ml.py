@@ -99,6 +99,16 @@ def test_a_user_stays_in_the_same_split() -> None:
             assert set(part) <= set(everybody), "a user's split depends on the other users"
 
 
+def test_the_best_candidate_has_the_lowest_log_loss() -> None:
+    rows = []
+    for c in training.C_VALUES:
+        weights = training.fit.fn(c, TRAINING)
+        loss = training.evaluate.fn(weights, VALIDATION)["log_loss"]
+        rounded = score_users.round_all(weights)
+        rows.append([c, rounded["balance_weight"], rounded["login_weight"], f"{loss:.4f}"])
+    check_table(LEARNING, "candidates", *rows)
+
+
 def test_what_is_computed_again(tmp_path: Path) -> None:
     (tmp_path / "renamed").mkdir()
     file = str(tmp_path / "users.csv")
@@ -106,7 +116,11 @@ def test_what_is_computed_again(tmp_path: Path) -> None:
     again = train(tmp_path / "renamed", *ROWS[:-1])
     assert {it.state_names()[-1] for it in again.task_runs if it.name in CACHED} == {"Cached"}
     observed = [ends(again), ends(train(tmp_path / "renamed", *ROWS[:-40]))]
-    for stem, lines in ("fits", ("C=c)", "C=2 * c)")), ("evaluates", ("n_bins=10", "n_bins=5")):
+    for stem, lines in {
+        "fits": ("C=c)", "C=2 * c)"),
+        "evaluates": ("n_bins=10", "n_bins=5"),
+        "imports": ("import StandardScaler", "import MinMaxScaler as StandardScaler"),
+    }.items():
         copy = changed_copy(GROWING / "train_churn.py", tmp_path, lines)
         changed = load_quickly(copy.rename(tmp_path / f"{stem}.py"))
         observed.append(ends(record_flow(changed.train_churn, file)))
