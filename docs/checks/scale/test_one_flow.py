@@ -109,21 +109,15 @@ def test_what_dask_changes_in_lesson_08(clone: Clone, dask: str) -> None:
     for runner in runners:
         remembered.clear()
         seen.append(remembering_flow.with_options(task_runner=runner)())
-    check_table(
-        README,
-        "threads and Dask",
-        ["a submitted task runs in", *(it[0] for it in seen)],
-        ["a called task, such as `predict_churn`, runs in", *(it[1] for it in seen)],
-        [
-            "a list that a submitted task appends to is, for the flow",
-            *(it[2] for it in seen),
-        ],
-        [
-            "attempts of `fetch_account_balance`",
-            *(run.task_run("fetch_account_balance").attempts for run in both),
-        ],
-        ["arrows into `predict_churn` in the run graph", *map(arrows_into_prediction, both)],
-    )
+    names = ["a submitted task runs in", "a called task, such as predict_churn, runs in"]
+    names += ["a list that a submitted task appends to is, for the flow"]
+    names += ["attempts of fetch_account_balance", "arrows into predict_churn in the run graph"]
+    attempts = [run.task_run("fetch_account_balance").attempts for run in both]
+    columns = [
+        [*it, count, arrows_into_prediction(run)]
+        for it, count, run in zip(seen, attempts, both, strict=True)
+    ]
+    check_table(README, "threads and Dask", *zip(names, *columns, strict=True))
 
 
 def test_without_the_guard_a_new_process_would_start_the_flow_again(clone: Clone) -> None:
@@ -147,8 +141,8 @@ def test_many_users_with_threads_and_on_dask(clone: Clone, dask: str) -> None:
         printed.append(stdout)
     assert printed[0] == printed[1], "Dask has other results than threads"
     rows = ["task runs of each task", "task runs at the same time"]
-    rows += ["arrows into `predict_churn`", "messages sent"]
-    check_table(README, "many users", *([*row] for row in zip(rows, *columns, strict=True)))
+    rows += ["arrows into predict_churn", "messages sent"]
+    check_table(README, "many users", *zip(rows, *columns, strict=True))
 
 
 def test_an_unknown_user_on_dask_is_reported_as_the_transcript_shows(

@@ -156,16 +156,11 @@ def test_a_worker_keeps_its_limit_and_when_it_dies_alone_its_runs_crash(
     check_killed("the worker's process alone", "Running", ended)
     query_seconds = type(Settings().worker).model_fields["query_seconds"].default
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["prefect"]
-    check_table(
-        README,
-        "workers",
-        ["seconds between two polls of a worker, by default", f"{query_seconds:g}"],
-        [
-            "the same in this repository (`query_seconds` in `pyproject.toml`)",
-            project["worker"]["query_seconds"],
-        ],
-        ["state of a third flow run with `--limit 2`", waiting],
-    )
+    names = ["seconds between two polls of a worker, by default"]
+    names += ["the same in this repository (query_seconds in pyproject.toml)"]
+    names += ["state of a third flow run with --limit 2"]
+    values = [f"{query_seconds:g}", project["worker"]["query_seconds"], waiting]
+    check_table(README, "workers", *zip(names, values, strict=True))
 
 
 def test_a_crashed_run_is_restarted_twice_and_a_finished_one_must_not_be(
