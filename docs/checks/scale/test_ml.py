@@ -204,7 +204,8 @@ def die_before_publishing(folder: Path) -> FlowRun:
     assert freed.returncode == 0, freed.stderr
     with get_client(sync_client=True) as client:
         assert not client.read_global_concurrency_limit_by_name("crash").active_slots
-    assert ends(train(file)) == dict.fromkeys(CACHED, "Cached"), "finished results are lost"
+    again = ends(train(file))
+    assert again == dict.fromkeys(CACHED, "Cached"), f"results are lost: {killed.stderr}"
     assert Variable.get(VARIABLE), "the next training does not publish"
     return read_flow_run(UUID(re.findall(r"flow-run/([0-9a-f-]{36})", killed.stderr)[0]))
 
