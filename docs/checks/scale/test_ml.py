@@ -1,6 +1,7 @@
 # mypy: disable-error-code="import-untyped"
 """The machine learning of docs/growing: check, train, publish or refuse, predict, go wrong."""
 
+import importlib
 import math
 import re
 import shutil
@@ -22,8 +23,6 @@ from prefect.settings import PREFECT_API_URL, PREFECT_TASKS_REFRESH_CACHE, tempo
 from prefect.variables import Variable
 from recorded import FlowRun, read_flow_run, record_flow
 from sklearn.linear_model import LogisticRegression
-
-from tests.conftest import load_quickly
 
 sys.path.append(str(GROWING))
 
@@ -111,7 +110,8 @@ def test_the_best_candidate_has_the_lowest_log_loss() -> None:
     check_table(LEARNING, "candidates", *rows)
 
 
-def test_what_is_computed_again(tmp_path: Path) -> None:
+def test_what_is_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
     (other := tmp_path / "other").mkdir()
     file = write(tmp_path, *ROWS[:-1])
     assert set(ends(train(file)).values()) == {"Completed"}
@@ -119,12 +119,13 @@ def test_what_is_computed_again(tmp_path: Path) -> None:
     assert {it.state_names()[-1] for it in again.task_runs if it.name in CACHED} == {"Cached"}
     observed = [ends(again), ends(train(write(other, *ROWS[:-40])))]
     for stem, lines in {
-        "fits": ("C=c)", "C=2 * c)"),
-        "evaluates": ("n_bins=10", "n_bins=5"),
-        "imports": ("import StandardScaler", "import MinMaxScaler as StandardScaler"),
+        "changed_fit": ("C=c)", "C=2 * c)"),
+        "changed_evaluate": ("n_bins=10", "n_bins=5"),
+        "changed_import": ("import StandardScaler", "import MinMaxScaler as StandardScaler"),
     }.items():
         copy = changed_copy(GROWING / "train_churn.py", tmp_path, lines)
-        changed = load_quickly(copy.rename(tmp_path / f"{stem}.py"))
+        copy.rename(tmp_path / f"{stem}.py")
+        changed = importlib.import_module(stem)
         observed.append(ends(record_flow(changed.train_churn, file)))
         assert observed[-1]["check_rows"] == "Cached", "another task changed, and this one ran"
     with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
