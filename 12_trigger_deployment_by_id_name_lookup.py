@@ -226,7 +226,7 @@ def read_answer(response: requests.Response, headers: dict[str, str]) -> tuple[J
 
 
 def read_settings() -> Json:
-    """Return what Prefect's own client reads from the environment, as options for requests."""
+    """Return what Prefect's client reads from the environment, as options for requests."""
     setting, headers = os.environ.get, {}
     if login := setting("PREFECT_API_AUTH_STRING"):
         headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"

@@ -220,7 +220,7 @@ def _read_pages(read: Callable[..., list[T]], **what: Any) -> list[T]:
 def _task_run(run: objects.TaskRun, states: list[State]) -> TaskRun:
     assert run.start_time
     inputs = [each for group in run.task_inputs.values() for each in group]
-    # Prefect's own names end in the first characters of this key.
+    # The names that Prefect gives end in the first characters of this key.
     name = run.name.removesuffix(f"-{run.dynamic_key[:3]}")
     return TaskRun(
         run.id,

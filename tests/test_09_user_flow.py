@@ -78,7 +78,7 @@ def test_the_server_is_pinned_without_a_setting(serve: Serve) -> None:
     url = str(PREFECT_API_URL.value())
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         served_at = serve(**{"http://127.0.0.1:4200/api": url})["url"]
-    assert served_at == url, f"expected {url}, got {served_at}: each run starts a server of its own"
+    assert served_at == url, f"expected {url}, got {served_at}: each run starts another server"
 
 
 @pytest.mark.parametrize("interval", ["soon", "0", "-1", "0.5", "nan", "1e15", "9" * 20, ""])
