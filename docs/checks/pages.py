@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from machinery import ROOT, script
 from recorded import FlowRun, TaskRun
 
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/growing/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 LEARNINGS = (ROOT / "LEARNINGS.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"(?ms)^## (\S+\.py)$(.*?)(?=^## )", LEARNINGS))  # of the lessons
 RUN_ID = re.compile(r"/runs/flow-run/([0-9a-f-]{36})")
@@ -29,6 +31,28 @@ def map_rows() -> dict[str, int]:
     rows = re.findall(r"(?m)^\| \[(\S+\.py)\]\((\S+\.py)\) \|.*\| (\d+) \|$", LEARNINGS)
     assert all(name == link for name, link, _ in rows), "a row of the map links another script"
     return {name: int(seconds) for name, _, seconds in rows}
+
+
+@cache
+def sections(page: Path) -> dict[str, str]:
+    """Return the sections of the page, heading and body, by GitHub's anchor of the heading.
+
+    A section reaches to the next heading of any level. What is before the first one is under "".
+    """
+    found: dict[str, list[str]] = {"": []}
+    anchor, in_block = "", False
+    for line in page.read_text(encoding="utf-8").splitlines(keepends=True):
+        in_block ^= line.lstrip().startswith("```")
+        if re.match("#+ ", line) and not in_block:
+            heading = line.lstrip("#").strip().lower()
+            anchor = re.sub(r"[^\w\- ]", "", heading).replace(" ", "-")
+        found.setdefault(anchor, []).append(line)
+    return {name: "".join(lines) for name, lines in found.items()}
+
+
+def links(text: str) -> list[str]:
+    """Return the targets of the links and images in the text."""
+    return re.findall(r"\]\(([^)\s]+)\)", text)
 
 
 def find_stated(page: str, pattern: str) -> Any:
