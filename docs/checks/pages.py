@@ -50,6 +50,15 @@ def sections(page: Path) -> dict[str, str]:
     return {name: "".join(lines) for name, lines in found.items()}
 
 
+def anchor_of(page: Path, line: int) -> str:
+    """Return the anchor of the section in which this line of the page stands."""
+    for anchor, section in sections(page).items():
+        line -= section.count("\n")
+        if line <= 0:
+            return anchor
+    raise ValueError(f"{page.name} has no line {line}")
+
+
 def links(text: str) -> list[str]:
     """Return the targets of the links and images in the text."""
     return re.findall(r"\]\(([^)\s]+)\)", text)
