@@ -18,7 +18,19 @@ from machinery import ROOT
 from pages import PAGES, links, sections
 from transcripts import normalised
 
-COUNTS = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+COUNTS = [
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+]
 ORDINALS = ["third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"]
 WORDS = dict(zip(COUNTS, range(2, 13), strict=True)) | dict(
     zip(ORDINALS, range(3, 11), strict=True)
