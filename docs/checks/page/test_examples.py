@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machinery import ROOT, script
+from machinery import ROOT
 from pages import PAGES, anchor_of
 from pytest_examples import CodeExample, EvalExample, find_examples
 

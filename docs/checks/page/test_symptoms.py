@@ -1,4 +1,4 @@
-"""Symptoms of serving, in docs/troubleshooting.md: each is caused, and the cells of its table say it.
+"""Symptoms of serving, in docs/troubleshooting.md: each is caused, and its table says what is seen.
 
 pytest docs/checks/page/test_symptoms.py --write changed writes the cells.
 """
