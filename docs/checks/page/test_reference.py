@@ -50,9 +50,9 @@ def test_versions(compare: Compare) -> None:
 
 def test_defaults(compare: Compare) -> None:
     keys = table_keys("defaults")
-    code = "import os; os.environ.pop('PREFECT_SERVER_ANALYTICS_ENABLED'); import prefect.settings as it"
-    here = f"print([str(getattr(it, key.split()[0]).value()) for key in {keys}])"
-    values = ast.literal_eval(run("-c", f"{code}; {here}").stdout)
+    code = "import os; del os.environ['PREFECT_SERVER_ANALYTICS_ENABLED']; import prefect.settings"
+    here = f"[str(getattr(prefect.settings, key.split()[0]).value()) for key in {keys}]"
+    values = ast.literal_eval(run("-c", f"{code}; print({here})").stdout)
     seen = {}
     for key, value in zip(keys, values, strict=True):
         default = getattr(prefect.settings, key.split()[0]).default()
