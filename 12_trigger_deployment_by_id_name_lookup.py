@@ -1,10 +1,8 @@
-"""Trigger a deployment by its name: no trigger is lost, none is sent twice.
+"""Trigger a deployment by its name, made for production: no trigger lost, none sent twice.
 
 Run:    python 12_trigger_deployment_by_id_name_lookup.py user-flow/user-deployment --wait
-Notice: the flow run's id goes to stdout, all else to stderr, the outcome into the exit code:
-  0  triggered; with --wait: Completed      1  the run ended, but is not Completed
-  2  refused, nothing was triggered: usage, name, parameter, key of another event
-  3  timed out while the run goes on        4  no usable answer (it says if the run may exist)
+Notice: the flow run's states go to stderr, its id to stdout, its outcome into the exit code.
+A program imports this file and calls `trigger`, which prints nothing and never exits.
 """
 
 import argparse
@@ -14,27 +12,200 @@ import json
 import logging
 import os
 import random
+import socket
+import ssl
+import sys
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
-from decimal import Decimal
+from datetime import datetime
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
-import certifi
 import requests
 
-DEFAULT_NAME = "user-flow/user-deployment"
 DEFAULT_API_URL = "http://127.0.0.1:4200/api"
-TIMEOUT_SECONDS = 300  # for everything: look up, trigger, wait
-REQUEST_SECONDS = 30  # for one answer
-BACKOFF_SECONDS, BACKOFF_MAX_SECONDS = 0.2, 8  # doubles with each attempt
+TIMEOUT_SECONDS = 300  # for all of it: look up, trigger, wait
+REQUEST_SECONDS = 30  # for one answer: a server whose SQLite is busy is slow
+BACKOFF_SECONDS = 0.2  # before the second attempt, at most; then twice that, and so on, ...
+BACKOFF_MAX_SECONDS = 8  # ... up to this
+QUIET_SECONDS = 5  # trouble that lasts longer is told
 POLL_SECONDS = 1
-TRANSIENT = {408, 425, 429, 500, 502, 503, 504, *range(520, 525)}  # 503: SQLite is busy
+TRANSIENT = (429, 500, 502, 503, 504)  # 503: SQLite is busy; 500: PostgreSQL is away
 
 Json = dict[str, Any]
 logger = logging.getLogger(__name__)
 logger.addHandler(logging.NullHandler())  # silent, unless the program that imports us logs
+
+
+def make_session(api_url: str) -> requests.Session:
+    """Return a session with the settings that Prefect's own client reads from the environment."""
+    if "@" in api_url:
+        raise ValueError("An API URL carries no credentials: set PREFECT_API_AUTH_STRING")
+    setting = os.environ.get
+    session = requests.Session()
+    session.auth = lambda request: request  # or a .netrc would be read
+    key = setting("PREFECT_API_KEY", "").strip()
+    if login := setting("PREFECT_API_AUTH_STRING"):
+        key = base64.b64encode(os.fsencode(login)).decode()
+    if key:
+        session.headers["Authorization"] = f"{'Basic' if login else 'Bearer'} {key}"
+    try:
+        custom = json.loads(setting("PREFECT_CLIENT_CUSTOM_HEADERS") or "{}")
+        session.headers.update({name: value.strip() for name, value in custom.items()})
+    except (AttributeError, ValueError):
+        raise ValueError("PREFECT_CLIENT_CUSTOM_HEADERS is no JSON object of text") from None
+    sent = "".join([key, *custom, *custom.values()])
+    if not (sent.isascii() and sent.isprintable()):
+        raise ValueError("PREFECT_API_KEY or PREFECT_CLIENT_CUSTOM_HEADERS has odd characters")
+    local = urlsplit(api_url).hostname in ("127.0.0.1", "localhost", "::1")
+    if "Authorization" in session.headers and api_url.startswith("http://") and not local:
+        logger.warning("Warning: http:// sends the credentials unencrypted; use https://")
+    session.verify = setting("PREFECT_API_SSL_CERT_FILE") or setting("SSL_CERT_FILE") or True
+    if setting("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "").lower() in ("1", "true"):
+        session.verify = False
+    return session
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return what is at the bottom of an error of requests, such as ConnectionRefusedError."""
+    inner = [each for each in (error.__cause__, *error.args) if isinstance(each, BaseException)]
+    return cause_of(inner[0]) if inner else error
+
+
+def read_answer(response: requests.Response) -> tuple[Any, str]:
+    """Return the answer's JSON, or None, and the server's own words: a line, no credentials."""
+    answer, words = None, "" if "<" in response.text else response.text  # HTML is no line
+    with suppress(ValueError):
+        answer = response.json()
+    if isinstance(answer, dict):
+        names = ("detail", "exception_detail", "exception_message")
+        words = next((str(answer[name]) for name in names if answer.get(name)), words)
+    for setting in ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"):
+        if secret := os.environ.get(setting, "").strip():
+            words = words.replace(secret, setting)
+    return answer, " ".join(words.split())[:500] or response.reason
+
+
+def call_api(
+    session: requests.Session, url: str, deadline: float, body: Any = None, kind: type = dict
+) -> tuple[int, Any]:
+    """Return status and JSON (of that kind) of the answer to a GET, or to a POST of the body.
+
+    What may pass is tried again until the deadline, a `time.monotonic()`; then TimeoutError is
+    raised. Other errors are those of `trigger`.
+    """
+    quiet_until, backoff = time.monotonic() + QUIET_SECONDS, BACKOFF_SECONDS
+    while True:
+        pause = random.uniform(0, backoff)  # or all clients come back together, and collide again
+        options: Any = {"json": body, "allow_redirects": False}
+        options["timeout"] = min(REQUEST_SECONDS, max(0.1, deadline - time.monotonic()))
+        options["verify"] = session.verify  # told here, or REQUESTS_CA_BUNDLE would win
+        try:
+            response = session.request("GET" if body is None else "POST", url, **options)
+        except ValueError as error:
+            raise ValueError(f"{error}; an API URL is like {DEFAULT_API_URL}") from None
+        except requests.RequestException as error:
+            cause = cause_of(error)
+            trouble = f"No answer from {url} ({type(error).__name__}: {cause})"
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                trouble += "; PREFECT_API_SSL_CERT_FILE names certificates to trust"
+            if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
+                raise ConnectionError(trouble) from None
+            if isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN:
+                raise ConnectionError(trouble) from None  # a typing error, most often
+        else:
+            status, (answer, words) = response.status_code, read_answer(response)
+            trouble = f"{url} answers {status}: {words}"
+            if status not in TRANSIENT:
+                break
+            if (after := response.headers.get("Retry-After", "")).isdecimal():
+                pause = max(pause, int(after))
+        if (now := time.monotonic()) >= deadline:
+            raise TimeoutError(trouble)
+        if now >= quiet_until:
+            logger.warning("%s; trying again for up to %.0f s", trouble, deadline - now)
+            quiet_until = deadline
+        time.sleep(min(pause, deadline - now))
+        backoff = min(2 * backoff, BACKOFF_MAX_SECONDS)
+    if status in (401, 403):
+        sent = "Authorization" in response.request.headers
+        hint = "other credentials" if sent else "PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
+        hint = "CSRF protection, which this program does not do" if "CSRF" in words else hint
+        raise PermissionError(f"{trouble} (it wants {hint})")
+    names = set(answer) if isinstance(answer, dict) else set()
+    if 400 <= status < 500 and {"detail", "exception_message"} & names and words != "Not Found":
+        raise LookupError(words) if status == 404 else ValueError(words)
+    if status >= 300 or not isinstance(answer, kind) or (kind is dict and "id" not in names):
+        raise ConnectionError(f"{trouble[:300]} (that is no Prefect API: its URL ends in /api)")
+    return status, answer
+
+
+def check(what: str, value: Any) -> None:
+    """Raise ValueError for what cannot be sent as it is: no JSON, no valid Unicode, or a NUL."""
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{what} is not JSON with valid Unicode: {error}") from None
+    if r"\u0000" in text.replace(r"\\", ""):
+        raise ValueError(f"{what} has a NUL character, which PostgreSQL does not take")
+
+
+def get_deployment(session: requests.Session, api_url: str, name: str, deadline: float) -> Json:
+    """Return the deployment with this name; raise LookupError with near names if there is none."""
+    path = "/".join(quote(part, safe="") for part in name.split("/"))
+    with suppress(LookupError):
+        return dict(call_api(session, f"{api_url}/deployments/name/{path}", deadline)[1])
+    near: list[str] = []
+    with suppress(OSError, LookupError, ValueError):  # near names are a help, no more
+        _, flows = call_api(session, f"{api_url}/flows/filter", deadline, {}, list)
+        _, others = call_api(session, f"{api_url}/deployments/filter", deadline, {}, list)
+        flow_names = {flow["id"]: flow["name"] for flow in flows}
+        names = [f"{flow_names.get(other['flow_id'])}/{other['name']}" for other in others]
+        near = difflib.get_close_matches(name, names)
+    hint = " or ".join(near) or "`prefect deployment ls`"
+    raise LookupError(f"There is no deployment with the name {name!r}; see {hint}")
+
+
+def check_names(parameters: Json, deployment: Json) -> None:
+    """Raise ValueError for a parameter that the flow lacks: the API takes it, and the run fails."""
+    schema = deployment.get("parameter_openapi_schema") or {}
+    accepted = list(schema.get("properties", parameters))
+    for name in set(parameters).difference(accepted):
+        near = difflib.get_close_matches(str(name), accepted, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"There is no parameter {name!r}; {hint}The flow accepts {accepted}")
+
+
+def check_flow_run(flow_run: Json, deployment: Json, parameters: Json, key: str) -> None:
+    """Raise ValueError for the flow run of a key that was used for something else."""
+    # The server adds the deployment's defaults, and fills in its own variables and templates.
+    asked = json.dumps({**(deployment.get("parameters") or {}), **parameters})
+    has = json.dumps(flow_run.get("parameters"))
+    same = json.loads(has, parse_int=float) == json.loads(asked, parse_int=float)  # 1e23 is 10**23
+    ours = flow_run.get("deployment_id") == deployment["id"]
+    if not ours or not (same or "__prefect_kind" in asked):
+        other = "other parameters" if ours else "another deployment"
+        told = f"The key {key!r} was used before, for {other}: flow run {flow_run['id']}"
+        raise ValueError(f"{told}. Another event needs another key")
+
+
+def wait_for(session: requests.Session, api_url: str, flow_run_id: str, deadline: float) -> Json:
+    """Log each state of the flow run, with its time; return the flow run when it has ended."""
+    url, seen = f"{api_url}/flow_run_states/?flow_run_id={flow_run_id}", 0
+    while True:
+        _, states = call_api(session, url, deadline, kind=list)
+        for state in states[seen:]:
+            at = datetime.fromisoformat(state["timestamp"])
+            logger.info("%s %s", f"{at:%H:%M:%S %Z}", state["name"])
+        seen = len(states)
+        if not states or states[-1]["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+            return dict(call_api(session, f"{api_url}/flow_runs/{flow_run_id}", deadline)[1])
+        if (left := deadline - time.monotonic()) <= 0:
+            raise TimeoutError(f"The flow run {flow_run_id} goes on; it is {states[-1]['name']}")
+        time.sleep(min(POLL_SECONDS, left))
 
 
 def trigger(
@@ -42,238 +213,95 @@ def trigger(
     parameters: Json | None = None,
     *,
     idempotency_key: str | None = None,
+    wait: bool = False,
     timeout: float = TIMEOUT_SECONDS,
     api_url: str | None = None,
+    scheduled: Callable[[Json], object] = lambda flow_run: None,
 ) -> Json:
-    """Schedule a run of the deployment FLOW/DEPLOYMENT; return the flow run as the API shows it.
+    """Schedule a run of the deployment FLOW/DEPLOYMENT; return the flow run as the API tells it.
 
-    One `idempotency_key` is one flow run, however often you ask; without it, each call is another.
-    Raises ValueError for what is refused, LookupError for an unknown name: nothing was triggered.
-    Raises PermissionError for the credentials, ConnectionError for no usable answer in `timeout`
-    seconds: if its message says that the run may exist, ask again with the same key.
+    `parameters` are what JSON takes: text, numbers, booleans, None, lists, dicts. A date is text.
+    One `idempotency_key` is one flow run, however often you ask; without it each call is a new one.
+    With `wait` it returns when the run has ended: see `["state"]["type"]`, such as COMPLETED; the
+    function `scheduled` gets the flow run before that. `timeout` is in seconds, for everything.
+    Threads may call `trigger` at the same time: each call has a session of its own.
+
+    Raises ValueError for what is refused, LookupError for no such deployment, PermissionError for
+    credentials, TimeoutError for a run that goes on, and else an OSError (ConnectionError).
     """
-    deadline = time.monotonic() + timeout
+    if api_url is None:
+        api_url = os.environ.get("PREFECT_API_URL") or DEFAULT_API_URL
+    api_url, parameters = api_url.rstrip("/"), parameters or {}
     key = str(uuid.uuid4()) if idempotency_key is None else idempotency_key
-    body: Json = {"parameters": parameters or {}, "idempotency_key": key}  # for all attempts
-    check_arguments(name, body, timeout)
-    deployments = f"{find_api_url(api_url)}/deployments"
-    deployment = ask("GET", f"{deployments}/name/{quote(name)}", deadline)
-    check_names(body["parameters"], deployment)
-    try:
-        flow_run = ask("POST", f"{deployments}/{deployment['id']}/create_flow_run", deadline, body)
-    except OSError as error:
-        hint = f"The run may exist: ask again with the idempotency key {key!r}."
-        raise type(error)(f"{error} {hint}") from None
-    check_flow_run(flow_run, deployment, body)
-    return flow_run
-
-
-def wait_for_flow_run(
-    flow_run: Json, *, timeout: float = TIMEOUT_SECONDS, api_url: str | None = None
-) -> Json:
-    """Wait until the flow run that `trigger` returned has ended; return it as it is then.
-
-    Raises TimeoutError if it goes on after `timeout` seconds, ConnectionError for no usable answer.
-    """
+    for what, value in {"The name": name, "The key": key, "The API URL": api_url}.items():
+        check(what, value)
+    for parameter, value in parameters.items():
+        check(f"Parameter {parameter!r}", {parameter: value})
+    parts = name.split("/")
+    if len(parts) != 2 or {"", ".", ".."} & set(parts):
+        raise ValueError(f"A name is FLOW/DEPLOYMENT, as user-flow/user-deployment, not {name!r}")
+    if not key or not timeout > 0:
+        raise ValueError(f"A key is not empty, a timeout above 0; not {key!r}, {timeout}")
     deadline = time.monotonic() + timeout
-    run_id, state = flow_run["id"], flow_run["state"]
-    while state["type"] not in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
-        if (left := deadline - time.monotonic()) <= 0:
-            raise TimeoutError(f"the flow run {run_id} goes on ({state['name']}). Wait longer.")
-        time.sleep(min(POLL_SECONDS, left))
+    with make_session(api_url) as session:
         try:
-            flow_run = ask("GET", f"{find_api_url(api_url)}/flow_runs/{run_id}", deadline)
-        except (OSError, LookupError, ValueError) as error:
-            raise ConnectionError(f"{error} The flow run exists: {run_id}.") from None
-        if state["name"] != (state := flow_run["state"])["name"]:
-            logger.info("%s is %s", flow_run["name"], state["name"])
-    return flow_run
+            deployment = get_deployment(session, api_url, name, deadline)
+            check_names(parameters, deployment)
+            url = f"{api_url}/deployments/{deployment['id']}/create_flow_run"
+            body = {"parameters": parameters, "idempotency_key": key}
+            status, flow_run = call_api(session, url, deadline, body)
+        except TimeoutError as error:
+            raise ConnectionError(f"{error}; ask again with the idempotency key {key}") from None
+        check_flow_run(flow_run, deployment, parameters, key)
+        if deployment.get("status") == "NOT_READY":
+            logger.warning("%s is NOT_READY: nothing has asked for its flow runs of late", name)
+        told = "Scheduled" if status == 201 else f"Scheduled before, under the key {key}"
+        logger.info("%s: %s", told, flow_run["name"])
+        if api_url.endswith("/api"):  # Prefect Cloud has its web page elsewhere
+            logger.info("%s/v2/runs/flow-run/%s", api_url.removesuffix("/api"), flow_run["id"])
+        scheduled(flow_run)
+        return wait_for(session, api_url, flow_run["id"], deadline) if wait else flow_run
 
 
-def ask(method: str, url: str, deadline: float, body: Json | None = None) -> Json:
-    """Send the request until its answer comes or the deadline, a time.monotonic(), has passed."""
-    backoff = BACKOFF_SECONDS
-    while True:
-        left = deadline - time.monotonic()
-        answer, problem, retry_after = send(method, url, body, min(max(left, 1), REQUEST_SECONDS))
-        if answer:
-            return answer
-        if (left := deadline - time.monotonic()) <= 0:
-            raise ConnectionError(problem)
-        if backoff > BACKOFF_SECONDS:
-            logger.warning("warning: %s Retrying for up to %.0f s.", problem, left)
-        pause = random.uniform(0, backoff)  # or all clients come back at once, and collide again
-        time.sleep(min(max(pause, retry_after), left))
-        backoff = min(2 * backoff, BACKOFF_MAX_SECONDS)
-
-
-def send(method: str, url: str, body: Json | None, seconds: float) -> tuple[Json, str, int]:
-    """Send one request, and return its answer, a JSON object; or raise what the answer means.
-
-    If another attempt may help, return {}, the problem, and the seconds to wait before it.
-    """
-    options: Any = {"json": body, "timeout": seconds, "allow_redirects": False, **read_settings()}
-    try:
-        response = requests.request(method, url, **options)
-    except ValueError as error:  # only its type: its text may show a credential
-        problem = f"cannot send a request to {url} ({type(error).__name__})"
-        raise ValueError(f"{problem}. Check the API URL and the PREFECT_ settings.") from None
-    except OSError as error:
-        reason = str(error).rpartition("] ")[2].rstrip("\"')")
-        if type(error) in (OSError, requests.exceptions.SSLError) and "EOF" not in reason:
-            problem = f"no secure connection to {url} ({reason})"
-            raise ConnectionError(f"{problem}. Check PREFECT_API_SSL_CERT_FILE.") from None
-        start = "Start one with: prefect server start --background (or check --api-url)"
-        return {}, f"no Prefect server at {url} ({reason}). {start}", 0
-    answer, words = read_answer(response)
-    status, problem = response.status_code, f"{url} returned {response.status_code} ({words})."
-    if status in TRANSIENT:
-        after = response.headers.get("Retry-After", "")
-        return {}, f"{problem} Try again later.", int(after) if after.isdecimal() else 0
-    if status in (401, 403):
-        raise PermissionError(f"{problem} Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING.")
-    if 400 <= status < 500 and answer and words != "Not Found":
-        raise (LookupError if status == 404 else ValueError)(f"{problem} Correct the request.")
-    if not 200 <= status < 300 or "id" not in answer:
-        raise ConnectionError(f"{problem} Check the API URL.")
-    return answer, words, 0
-
-
-def read_answer(response: requests.Response) -> tuple[Json, str]:
-    """Return the JSON object of the answer, or {}; and its words, on one line without secrets."""
-    answer, words = None, response.headers.get("Location") or response.text or response.reason
-    with suppress(ValueError, RecursionError):
-        answer = response.json()
-    answer = answer if isinstance(answer, dict) else {}
-    for name in ("exception_message", "exception_detail", "detail"):
-        words = str(answer.get(name) or words)
-    login = os.environ.get("PREFECT_API_AUTH_STRING", "")
-    for secret in (login, login.partition(":")[2], *read_settings()["headers"].values()):
-        words = words.replace(secret.rpartition(" ")[2] or "\0", "***")
-    return answer, " ".join(words.split())[:500]
-
-
-def read_settings() -> Json:
-    """Return what Prefect's own client reads from the environment, as options of requests."""
-    setting = os.environ.get
-    verify = setting("PREFECT_API_SSL_CERT_FILE") or setting("SSL_CERT_FILE") or certifi.where()
-    insecure = setting("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "").lower() in ("1", "true")
-    headers = {}
-    if login := setting("PREFECT_API_AUTH_STRING"):
-        headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
-    elif key := setting("PREFECT_API_KEY"):
-        headers["Authorization"] = f"Bearer {key.strip()}"
-    try:
-        custom = json.loads(setting("PREFECT_CLIENT_CUSTOM_HEADERS") or "{}")
-        headers |= {name: value.strip() for name, value in custom.items()}
-    except (AttributeError, ValueError):
-        problem = "PREFECT_CLIENT_CUSTOM_HEADERS is not a JSON object of text. Correct it."
-        raise ValueError(problem) from None
-    no_netrc = {"auth": lambda request: request}
-    return {"headers": headers, "verify": not insecure and verify, **no_netrc}
-
-
-def find_api_url(api_url: str | None) -> str:
-    """Return the URL of the API, by default that of PREFECT_API_URL, without a slash."""
-    api_url = (api_url or os.environ.get("PREFECT_API_URL") or DEFAULT_API_URL).rstrip("/")
-    if "@" in api_url:
-        raise ValueError("the API URL contains credentials. Set PREFECT_API_AUTH_STRING instead.")
-    return api_url
-
-
-def check_arguments(name: str, body: Json, timeout: float) -> None:
-    """Raise ValueError, which names the argument, for what cannot be sent as it is."""
-    if name.count("/") != 1 or {"", ".", ".."} & set(name.split("/")):
-        raise ValueError(f"{name!r} is not a deployment's name. Write FLOW/DEPLOYMENT.")
-    if not body["idempotency_key"]:
-        raise ValueError("the idempotency key is empty (''). Name the event, or leave it out.")
-    if not timeout > 0:
-        raise ValueError(f"the timeout is not above 0 ({timeout}). Give it in seconds.")
-    key = body["idempotency_key"]
-    for what, value in {"name": name, "idempotency_key": key, **body["parameters"]}.items():
+def parse_parameters(pairs: list[str]) -> Json:
+    """Return KEY=VALUE pairs as parameters, each VALUE read as JSON if it is, else as text."""
+    parameters: Json = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals or key in parameters:
+            raise ValueError(f"-p takes KEY=VALUE, each KEY once, as user_id=102, not {pair!r}")
         try:
-            json.dumps({what: value}, allow_nan=False, ensure_ascii=False).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            problem = f"{what!r} is not JSON with valid Unicode ({error})"
-            raise ValueError(f"{problem}. Correct it.") from None
-
-
-def check_names(parameters: Json, deployment: Json) -> None:
-    """Raise ValueError for parameters that the flow lacks: the API takes them, the run fails."""
-    schema = deployment.get("parameter_openapi_schema") or {}
-    accepted, unknown = list(schema.get("properties", parameters)), []
-    for name in set(parameters).difference(accepted):
-        near = difflib.get_close_matches(str(name), accepted, n=1)
-        unknown.append(f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name))
-    if unknown:
-        raise ValueError(f"the flow has no parameter {', '.join(unknown)}. It takes: {accepted}")
-
-
-def check_flow_run(flow_run: Json, deployment: Json, body: Json) -> None:
-    """Raise ValueError if the key was used before, for another deployment or other parameters."""
-    asked = {**(deployment.get("parameters") or {}), **body["parameters"]}  # the defaults, too
-
-    def number(text: str) -> tuple[Decimal]:
-        return (Decimal(text),)  # 6e23 is 600000000000000000000000; as a tuple, 1 is not True
-
-    def exact(parameters: Json) -> Any:  # without templates: the server fills them in
-        marks = {name: '"__prefect_kind":' in json.dumps(value) for name, value in asked.items()}
-        kept = {name: it for name, it in parameters.items() if not marks.get(name)}
-        return json.loads(json.dumps(kept), parse_int=number, parse_float=number)
-
-    same = exact(flow_run.get("parameters") or {}) == exact(asked)
-    if not same or flow_run.get("deployment_id") != deployment["id"]:
-        other = "another deployment" if same else "other parameters"
-        problem = f"the key {body['idempotency_key']!r} was used before, for {other}"
-        raise ValueError(f"{problem}: flow run {flow_run['id']}. Give each event its own key.")
-
-
-def parse_parameter(text: str) -> tuple[str, Any]:
-    """Return KEY=VALUE as a pair; VALUE is read as JSON if it is JSON, else as text."""
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, as in user_id=102")
-    with suppress(ValueError, RecursionError):
-        return key, json.loads(value, parse_constant=str)
-    return key, value
+            parameters[key] = json.loads(value, parse_constant=int)  # int("NaN"): that is no JSON
+        except ValueError:
+            parameters[key] = value
+    return parameters
 
 
 def main() -> None:
     """Read the command line, trigger, print the flow run's id, and wait if asked to."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = argparse.ArgumentParser(description="Trigger a deployment by its name.")
     add = parser.add_argument
-    add("name", nargs="?", default=DEFAULT_NAME, metavar="FLOW/DEPLOYMENT")
-    add("-p", "--param", type=parse_parameter, action="append", default=[], metavar="KEY=VALUE")
-    add("--api-url", help="default: PREFECT_API_URL, or port 4200 of this machine")
+    add("name", nargs="?", default="user-flow/user-deployment", metavar="NAME")
+    add("-p", "--param", action="append", default=[], metavar="KEY=VALUE")
+    add("--api-url", help="default: PREFECT_API_URL, or port 4200")
     add("--idempotency-key", default=str(uuid.uuid4()), metavar="KEY", help="one run for each KEY")
-    add("--wait", action="store_true", help="wait until the run has ended")
-    add("--timeout", type=float, default=TIMEOUT_SECONDS, metavar="SECONDS", help="default: 300")
+    add("--wait", action="store_true", help="exit 0 only if the run completes")
+    add("--timeout", type=float, default=TIMEOUT_SECONDS, metavar="SECONDS", help="default 300")
     options = vars(parser.parse_args())
-    name, pairs, wait = (options.pop(each) for each in ("name", "param", "wait"))
-    if len(dict(pairs)) < len(pairs):
-        parser.error("-p has the same KEY twice. Give each KEY once.")
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # to stderr
-    deadline = time.monotonic() + options["timeout"]
     try:
-        run = trigger(name, dict(pairs), **options)
-        print(run["id"], flush=True)
-        if wait:
-            left = deadline - time.monotonic()
-            run = wait_for_flow_run(run, timeout=left, api_url=options["api_url"])
+        parameters = parse_parameters(options.pop("param"))
+        name, show = options.pop("name"), lambda run: print(run["id"], flush=True)
+        state = trigger(name, parameters, scheduled=show, **options)["state"]
+        if options["wait"] and state["type"] != "COMPLETED":
+            sys.exit(f"{state['name']}: {' '.join(str(state['message']).split())}")
     except KeyboardInterrupt:
-        hint = f"The run may exist: ask again with --idempotency-key {options['idempotency_key']}"
-        parser.exit(130, f"error: interrupted. {hint}\n")
-    except TimeoutError as error:
-        parser.exit(3, f"error: {error}\n")
-    except OSError as error:
-        parser.exit(4, f"error: {error}\n")
-    except (LookupError, ValueError) as error:
-        parser.exit(2, f"error: {error}\n")
-    state = run["state"]
-    if wait and state["type"] != "COMPLETED":
-        words = " ".join(str(state["message"]).split())
-        parser.exit(1, f"error: the run is {state['name']} ({words}). Look at its log.\n")
+        logger.error("Interrupted; what was triggered goes on: key %s", options["idempotency_key"])
+        sys.exit(130)
+    except (OSError, LookupError, ValueError, RecursionError) as error:
+        hint = "; text has quotes: -p KEY='\"12345\"'" if "of type 'string'" in str(error) else ""
+        logger.error("%s%s", " ".join(str(error).split()), hint)
+        sys.exit(3 if isinstance(error, TimeoutError) else 1)
 
 
 if __name__ == "__main__":
