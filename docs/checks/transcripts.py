@@ -17,7 +17,6 @@ from pathlib import Path
 
 import psutil
 import requests
-
 from machinery import ROOT, environment, free_port, read_terminal, script, serving, terminal
 from pages import PAGES
 from recorded import wait_until
