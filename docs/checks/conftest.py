@@ -15,6 +15,12 @@ from tests.conftest import harness, record
 
 __all__ = ["harness", "record"]
 
+
+@pytest.fixture(scope="module", autouse=True)
+def always_on_the_harness(harness: None) -> None:
+    """Start the harness, also for a check that asks for no fixture; some modules replace it."""
+
+
 # A shell's `&` has its programs ignore SIGINT, and those that they start: here they receive it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
