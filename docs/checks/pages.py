@@ -97,7 +97,7 @@ def anchor_of(page: Path, line: int) -> str:
 
 def links(text: str) -> list[str]:
     """Return the targets of the links and images in the text."""
-    return re.findall(r"\]\(([^)\s]+)\)", text)
+    return [one or other for one, other in re.findall(r"\]\(([^)\s]+)\)|<(https?:[^>]+)>", text)]
 
 
 def find_stated(page: str, pattern: str) -> Any:
