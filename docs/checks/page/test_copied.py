@@ -1,4 +1,4 @@
-"""What readers copy works without this repository: a stage beside its lesson, and docs/testing.md."""
+"""What readers copy works elsewhere: a stage beside its lesson, and what docs/testing.md shows."""
 
 import re
 import shutil
