@@ -36,7 +36,9 @@ CHANGING = (
     (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "ID"),
     (r"127\.0\.0\.1:\d+", "SERVER"),
     (r"([Ff]low run ')[a-z]+(-[a-z]+)+'", r"\1NAME'"),
-    (r"(?m)^(Scheduled:?|Scheduled before, under the key \S+:) [a-z]+(-[a-z]+)+$", r"\1 NAME"),
+    # States that come and go between two looks of lesson 12.
+    (r"(?m)^[a-z]+(-[a-z]+)+ is (Pending|Submitting|Running)\n", ""),
+    (r"(?m)^[a-z]+(-[a-z]+)+ is ", "NAME is "),
     (r"(Task run '\w+-)[0-9a-f]{3}'", r"\1ID'"),
     (r"\b\d+\.\d s\b", "SECONDS"),
 )

@@ -8,17 +8,14 @@ from machinery import ROOT, SCRIPTS
 from pages import LEARNINGS, PAGES, SECTIONS, links, map_rows, sections
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PARTS = (
-    "**Run it**",
-    "**Key points**",
-    "**Try it: ",
-    "**Practice:**",
-    "**Watch out:**",
-    "**More:**",
-)
+# The parts of a lesson's section, in the order in which they stand there.
+PARTS = ("```python lesson", "**Run it**", "**What happened.**", "**Key points**", "**Try it: ")
+PARTS += ("- **Watch out:**", "- **More:**")
 
 # The pages elsewhere that ours point to; each was seen to exist.
 KNOWN = (Path(__file__).parent / "links.txt").read_text(encoding="utf-8").split()
+
+PRACTICE = sorted((ROOT / "docs" / "practice").glob("[01][0-9]*.py"))
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -41,9 +38,32 @@ def test_every_script_has_its_section_and_its_row_in_order() -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_every_section_has_its_parts(name: str) -> None:
-    for part in (*PARTS, f"$ python {name}"):
-        assert part in SECTIONS[name], f"{name} has no part {part.strip()!r}"
+def test_every_section_has_its_parts_in_order(name: str) -> None:
+    section = SECTIONS[name]
+    missing = [part for part in (*PARTS, f"$ python {name}") if part not in section]
+    assert not missing, f"{name} has no part {missing[0]!r}"
+    places = [section.index(part) for part in PARTS]
+    assert places == sorted(places), f"{name}: the parts do not stand in the order {PARTS}"
+    points = section.partition("**Key points**\n")[2].partition("\n\n")[0]
+    assert len(re.findall("(?m)^- ", points)) <= 4, f"{name} has more than four key points"
+    code = section.partition("```python lesson\n")[2].partition("```")[0]
+    assert 5 <= code.count("\n") <= 12, f"{name} shows {code.count(chr(10))} lines, not 5 to 12"
+
+
+@pytest.mark.parametrize("number", sorted({path.name[:2] for path in PRACTICE}))
+def test_every_practice_program_is_named_where_it_follows(number: str) -> None:
+    after = [section for name, section in SECTIONS.items() if name.startswith(number)]
+    for path in PRACTICE:
+        if path.name.startswith(number):
+            assert f"docs/practice/{path.name}" in "".join(after or [LEARNINGS]), (
+                f"LEARNINGS.md does not name the practice program {path.name}"
+            )
+
+
+def test_the_tutorial_stays_short() -> None:
+    lines, words = len(LEARNINGS.splitlines()), len(LEARNINGS.split())
+    assert lines <= 900, f"LEARNINGS.md has {lines} lines; move what few need to another page"
+    assert words <= 6500, f"LEARNINGS.md has {words} words; move what few need to another page"
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -55,7 +75,6 @@ def test_the_new_code_is_cut_from_the_lesson(name: str) -> None:
     # `in` goes on where it found the line before: lines may be left out, but keep their order.
     missing = [line for line in lines if line not in lesson]
     assert not missing, f"{name} has no such line, or has it earlier: {missing[0]!r}"
-    assert len(lines) <= 12 * len(blocks), f"{name}: more than 12 lines of code in a block"
 
 
 @pages
