@@ -53,8 +53,10 @@ HELD = rf"{BLOCK}|^Effect: .*?(?=^</details>)|^<!-- compared: .*?(?=^$|\Z)"
 @cache
 def held(page: Path, anchor: str) -> str:
     """Return what stands in the compared places of the section."""
+    if not page.is_file():
+        return ""
     if page.suffix != ".md":
-        return page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+        return page.read_text(encoding="utf-8", errors="replace")
     section = sections(page).get(anchor, "")
     files = [it for it in [*ROOT.glob("*.py"), *ROOT.glob("tests/*.py")] if it.stem in section[:99]]
     lesson = [it.read_text(encoding="utf-8") for it in files]
