@@ -36,12 +36,12 @@ def test_an_example_prints_what_stands_below_it(
     examples: list[CodeExample], eval_example: EvalExample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(eval_example.tmp_path)
-    eval_example.set_config(line_length=100, target_version="py311")
+    eval_example.set_config(line_length=100)
     known: dict[str, Any] = {}
     printed: list[Any] = []
 
     def count(path: Path, frame: Any, words: Any) -> bool:
-        mine = frame.filename == str(path)  # Prefect prints tracebacks, too
+        mine = bool(frame.filename == str(path))  # Prefect prints tracebacks, too
         printed.extend([words] * mine)
         return mine
 

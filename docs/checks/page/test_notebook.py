@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -44,8 +45,8 @@ def test_cells(
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
     keys = table_keys("notebook")
-    book = nbformat.v4.new_notebook()
-    book.cells = [nbformat.v4.new_code_cell(it) for it in [FIRST, *keys]]
+    v4: Any = nbformat.v4
+    book = v4.new_notebook(cells=[v4.new_code_cell(it) for it in [FIRST, *keys]])
     NotebookClient(
         book,
         timeout=200,

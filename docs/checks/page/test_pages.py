@@ -9,8 +9,8 @@ from pages import LEARNINGS, PAGES, SECTIONS, links, map_rows, sections
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # The parts of a lesson's section, in the order in which they stand there.
-PARTS = ("```python lesson", "**Run it**", "**What happened.**", "**Key points**", "**Try it: ")
-PARTS += ("- **Watch out:**", "- **More:**")
+PARTS = ["```python lesson", "**Run it**", "**What happened.**", "**Key points**", "**Try it: "]
+PARTS += ["- **Watch out:**", "- **More:**"]
 
 # The pages elsewhere that ours point to; each was seen to exist.
 KNOWN = (Path(__file__).parent / "links.txt").read_text(encoding="utf-8").split()

@@ -61,7 +61,7 @@ def test_defaults(compare: Compare) -> None:
 
 
 def test_arguments(compare: Compare) -> None:
-    owners = {".serve": Flow.serve, "@task": prefect.Task.__init__}
+    owners: dict[str, Any] = {".serve": Flow.serve, "@task": prefect.Task.__init__}
     seen = {}
     for key in table_keys("arguments"):
         owner, _, name = key.split()[0].rstrip(")").partition("(")
@@ -82,7 +82,7 @@ def test_settings_that_the_lessons_read(compare: Compare) -> None:
 
 
 def test_which_server(tmp_path: Path, compare: Compare) -> None:
-    def url(number: str, **settings: str) -> str:
+    def url(number: str, **settings: Any) -> str:
         words = ["user-flow/x"] if number > "10" else ["0c0772af-7dfb-4b3e-b89f-72a8e73b34e2"]
         code = "from prefect.settings import PREFECT_API_URL as url; print(url.value())"
         options = ["--timeout", "1"] if number == "12" else []
@@ -91,7 +91,7 @@ def test_which_server(tmp_path: Path, compare: Compare) -> None:
         found = re.findall(r"http://127.0.0.1:(\d+)", told.stdout + told.stderr)
         return {"1": "this one", "4200": "port 4200"}[found[0]] if found else "a temporary server"
 
-    def urls(**settings: str) -> tuple[str, str]:
+    def urls(**settings: Any) -> tuple[str, str]:
         triggers = {url(number, **settings) for number in ("10", "11", "12")}
         return url("01", **settings), " or ".join(sorted(triggers))
 
@@ -105,7 +105,8 @@ def deploy(name: str, **options: Any) -> str:
 
     def takes(user_id: int = 101) -> None: ...
 
-    return str(flow(takes, name=name).to_deployment("d", **options).apply())  # type: ignore[union-attr]
+    deployable: Any = flow(name=name)(takes)
+    return str(deployable.to_deployment("d", **options).apply())
 
 
 def post(deployment_id: str, **body: Any) -> requests.Response:
@@ -137,13 +138,13 @@ def test_what_the_api_answers(compare: Compare) -> None:
 
 
 def test_states(compare: Compare) -> None:
-    @task(cache_policy=INPUTS, persist_result=True)
-    def once(number: int) -> int:
-        return number
+    once: Any = task(cache_policy=INPUTS, persist_result=True)(lambda number: number)
 
     @task(timeout_seconds=0.1)
-    async def slow() -> None:
+    async def sleep() -> None:
         await asyncio.sleep(3)
+
+    slow: Any = sleep
 
     states: dict[Any, State[Any]] = {}
 
