@@ -71,6 +71,7 @@ def compare_table(name: str, observed: dict[str, Any], whole: bool, write: bool)
     """
     page, lines = read_table(name)
     keys = table_keys(name)
+    assert len(keys) == len(set(keys)), f"{page.name}, {name}: a row stands there twice: {keys}"
     unknown = set(observed) - set(keys) or (whole and set(keys) - set(observed))
     assert not unknown, f"{page.name}, {name}: rows {unknown} are missing, or were not observed"
     text = page.read_text(encoding="utf-8")

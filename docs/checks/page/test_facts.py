@@ -69,7 +69,8 @@ def stands(fact: re.Match[str], places: str) -> bool:
     if code:
         quote = r"\s+".join(re.escape(part) for part in code.split())
         quote = quote.replace(r"\.\.\.", ".*?").replace("…", ".*?").replace(r"\(\)", r"\(")
-        return re.search(quote, places) is not None
+        edges = (r"(?<!\w)" if code[0].isalnum() else "", r"(?!\w)" if code[-1].isalnum() else "")
+        return re.search(edges[0] + quote + edges[1], places) is not None
     wanted = number or rf"(?:{word}|{WORDS.get(word, word)})"
     return re.search(rf"(?<![\w.-]){wanted}(?![\w-]|[.,]\d)", places) is not None
 
