@@ -1,7 +1,7 @@
 """A flow is a decorated function: call it, and Prefect records the run.
 
 Run:    python 01_basic_example_with_flows.py
-Notice: the flow run gets a name of its own and ends in the state Completed().
+Notice: the flow run gets a random name and ends in the state Completed().
 """
 
 from prefect import flow

@@ -1,7 +1,7 @@
 """Tasks are the steps of a flow: the result of one is the input of the next.
 
 Run:    python 02_flows_and_tasks.py
-Notice: two task runs inside one flow run, each with a state of its own.
+Notice: two task runs inside one flow run, each with its own state.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""A task that fails for a while is tried again: retries, and a delay between them.
+"""A task that fails is retried, with a delay between the attempts.
 
 Run:    python 06_retry_logic.py
 Notice: two attempts fail, five seconds apart, and the third one succeeds.

@@ -1,4 +1,4 @@
-"""Log through the run logger, and the records belong to the run, on the server.
+"""Use the run logger, and the server stores each log record with its run.
 
 Run:    python 07_retry_logger.py
 Notice: INFO and WARNING records, each with the name of the flow run or task run that wrote it.

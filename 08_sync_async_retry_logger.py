@@ -24,8 +24,7 @@ USERS = {101: "Ada Lovelace", 102: "Alan Turing", 103: "Grace Hopper"}
 BALANCES = {101: 120.50, 102: 980.00, 103: 15.75}
 LOGINS = {101: [5, 3, 2, 1], 102: [9, 8, 9, 10], 103: [2, 1, 0, 0]}
 
-# The messages that the message service has delivered, by idempotency key.
-DELIVERED: dict[str, str] = {}
+DELIVERED: dict[str, str] = {}  # what the message service has delivered, by idempotency key
 
 # Fixed weights stand for a trained model: savings and logins keep a user.
 BIAS = 2.0
@@ -77,8 +76,7 @@ def fetch_recent_activity(user: dict[str, Any]) -> list[int]:
 def predict_churn(balance: float, activity: list[int]) -> float:
     """Return the probability, 0 to 1, that a user with this balance (dollars) and activity leaves.
 
-    Logistic model: 1 / (1 + exp(-score)), see Hastie, Tibshirani and Friedman, The Elements
-    of Statistical Learning, 4.4. Written with tanh, it is the same number and never overflows.
+    Logistic model: 1 / (1 + exp(-score)). Written with tanh, it never overflows.
     """
     time.sleep(PREDICTION_SECONDS)
     score = BIAS + BALANCE_WEIGHT * balance + LOGIN_WEIGHT * sum(activity)

@@ -6,7 +6,7 @@ Notice: the id is all that goes to stdout, so a script can use it; ids change, n
 
 import argparse
 import os
-import sys
+from contextlib import suppress
 from urllib.parse import quote
 
 import requests
@@ -16,39 +16,34 @@ TIMEOUT_SECONDS = 10
 
 
 def get_deployment_id(api_url: str, name: str) -> str:
-    """Return the id of the deployment with this name, FLOW/DEPLOYMENT.
-
-    Raises requests.RequestException if no answer comes, ValueError for any other answer.
-    """
-    parts = name.split("/")
-    if len(parts) != 2 or {"", ".", ".."} & set(parts):
-        raise ValueError(f"A name is FLOW/DEPLOYMENT, as user-flow/user-deployment, not {name!r}")
-    flow_name, deployment_name = (quote(part, safe="") for part in parts)
-    response = requests.get(
-        f"{api_url}/deployments/name/{flow_name}/{deployment_name}",
-        timeout=TIMEOUT_SECONDS,
-        allow_redirects=False,  # to a login page, for example
-    )
-    if response.status_code != 200 or '"id"' not in response.text:
-        hint = " (lesson 12 sends credentials)" if response.status_code == 401 else ""
-        words = response.headers.get("Location") or response.text[:300]
-        raise ValueError(f"{api_url} answers {response.status_code}: {words}{hint}")
-    return str(response.json()["id"])
+    """Return the id of the deployment FLOW/DEPLOYMENT; raise LookupError if the answer has none."""
+    url = f"{api_url}/deployments/name/{quote(name)}"
+    response = requests.get(url, timeout=TIMEOUT_SECONDS, allow_redirects=False)
+    if response.status_code == 200:
+        with suppress(ValueError, LookupError, TypeError):
+            return str(response.json()["id"])
+    words = " ".join(response.headers.get("Location", response.text).split())[:300]
+    raise LookupError(f"{url} returned {response.status_code} ({words})")
 
 
 def main() -> None:
     """Read the command line and print the deployment's id."""
     parser = argparse.ArgumentParser(description="Print the id of a deployment.")
-    parser.add_argument("name", nargs="?", default="user-flow/user-deployment", metavar="NAME")
-    default = os.environ.get("PREFECT_API_URL") or DEFAULT_API_URL
-    parser.add_argument("--api-url", default=default, help="default: PREFECT_API_URL, or port 4200")
-    arguments = parser.parse_args()
+    parser.add_argument("name", nargs="?", default="user-flow/user-deployment")
+    parser.add_argument("--api-url", default=os.environ.get("PREFECT_API_URL") or DEFAULT_API_URL)
+    name, api_url = vars(parser.parse_args()).values()
+    if name.count("/") != 1 or {"", ".", ".."} & {*name.split("/")} or not name.isprintable():
+        parser.error(f"{name!r} is not a deployment's name. Write FLOW/DEPLOYMENT.")
+    if "@" in api_url:
+        parser.error("the API URL contains credentials, which are not sent. Leave them out.")
     try:
-        if "@" in arguments.api_url:
-            raise ValueError("An API URL carries no credentials; lesson 12 sends them")
-        print(get_deployment_id(arguments.api_url.rstrip("/"), arguments.name))
-    except (requests.RequestException, LookupError, TypeError, ValueError) as error:
-        sys.exit(" ".join(str(error).split()))
+        print(get_deployment_id(api_url.rstrip("/"), name))
+    except requests.RequestException as error:
+        reason = str(error).rpartition(": ")[2].rstrip("\"')")
+        hint = "Start one with: prefect server start --background (or check --api-url)"
+        raise SystemExit(f"error: no Prefect server at {api_url} ({reason}). {hint}") from None
+    except LookupError as error:
+        raise SystemExit(f"error: {error}. Check the name and the API URL.") from None
 
 
 if __name__ == "__main__":

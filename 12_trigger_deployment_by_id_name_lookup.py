@@ -1,8 +1,10 @@
-"""Trigger a deployment by its name, made for production: no trigger lost, none sent twice.
+"""Trigger a deployment by its name: no trigger is lost, none is sent twice.
 
 Run:    python 12_trigger_deployment_by_id_name_lookup.py user-flow/user-deployment --wait
-Notice: the flow run's states go to stderr, its id to stdout, its outcome into the exit code.
-A program imports this file and calls `trigger`, which prints nothing and never exits.
+Notice: the flow run's id goes to stdout, all else to stderr, the outcome into the exit code:
+0 triggered, with --wait Completed. 1 The run ended, but not Completed. 2 Refused, nothing was
+triggered (usage, name, parameter, key of another event). 3 Timed out while the run goes on.
+4 No usable answer from the API; if the line says so, the run may exist. 130 Interrupted.
 """
 
 import argparse
@@ -14,198 +16,28 @@ import os
 import random
 import socket
 import ssl
-import sys
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime
-from typing import Any
-from urllib.parse import quote, urlsplit
+from decimal import Decimal
+from typing import Any, NoReturn
+from urllib.parse import quote
 
 import requests
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
+DEFAULT_NAME = "user-flow/user-deployment"
 DEFAULT_API_URL = "http://127.0.0.1:4200/api"
-TIMEOUT_SECONDS = 300  # for all of it: look up, trigger, wait
-REQUEST_SECONDS = 30  # for one answer: a server whose SQLite is busy is slow
-BACKOFF_SECONDS = 0.2  # before the second attempt, at most; then twice that, and so on, ...
-BACKOFF_MAX_SECONDS = 8  # ... up to this
-QUIET_SECONDS = 5  # trouble that lasts longer is told
+TIMEOUT_SECONDS = 300  # for everything: look up, trigger, wait
+REQUEST_SECONDS = 30  # for one answer
+BACKOFF_SECONDS, BACKOFF_MAX_SECONDS = 0.2, 8  # doubled with each attempt
 POLL_SECONDS = 1
-TRANSIENT = (429, 500, 502, 503, 504)  # 503: SQLite is busy; 500: PostgreSQL is away
+TRANSIENT = {408, 425, 429, 500, 502, 503, 504, *range(520, 525)}  # 503: SQLite is busy
+ENDS = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 Json = dict[str, Any]
 logger = logging.getLogger(__name__)
 logger.addHandler(logging.NullHandler())  # silent, unless the program that imports us logs
-
-
-def make_session(api_url: str) -> requests.Session:
-    """Return a session with the settings that Prefect's own client reads from the environment."""
-    if "@" in api_url:
-        raise ValueError("An API URL carries no credentials: set PREFECT_API_AUTH_STRING")
-    setting = os.environ.get
-    session = requests.Session()
-    session.auth = lambda request: request  # or a .netrc would be read
-    key = setting("PREFECT_API_KEY", "").strip()
-    if login := setting("PREFECT_API_AUTH_STRING"):
-        key = base64.b64encode(os.fsencode(login)).decode()
-    if key:
-        session.headers["Authorization"] = f"{'Basic' if login else 'Bearer'} {key}"
-    try:
-        custom = json.loads(setting("PREFECT_CLIENT_CUSTOM_HEADERS") or "{}")
-        session.headers.update({name: value.strip() for name, value in custom.items()})
-    except (AttributeError, ValueError):
-        raise ValueError("PREFECT_CLIENT_CUSTOM_HEADERS is no JSON object of text") from None
-    sent = "".join([key, *custom, *custom.values()])
-    if not (sent.isascii() and sent.isprintable()):
-        raise ValueError("PREFECT_API_KEY or PREFECT_CLIENT_CUSTOM_HEADERS has odd characters")
-    local = urlsplit(api_url).hostname in ("127.0.0.1", "localhost", "::1")
-    if "Authorization" in session.headers and api_url.startswith("http://") and not local:
-        logger.warning("Warning: http:// sends the credentials unencrypted; use https://")
-    session.verify = setting("PREFECT_API_SSL_CERT_FILE") or setting("SSL_CERT_FILE") or True
-    if setting("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "").lower() in ("1", "true"):
-        session.verify = False
-    return session
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """Return what is at the bottom of an error of requests, such as ConnectionRefusedError."""
-    inner = [each for each in (error.__cause__, *error.args) if isinstance(each, BaseException)]
-    return cause_of(inner[0]) if inner else error
-
-
-def read_answer(response: requests.Response) -> tuple[Any, str]:
-    """Return the answer's JSON, or None, and the server's own words: a line, no credentials."""
-    answer, words = None, "" if "<" in response.text else response.text  # HTML is no line
-    with suppress(ValueError):
-        answer = response.json()
-    if isinstance(answer, dict):
-        names = ("detail", "exception_detail", "exception_message")
-        words = next((str(answer[name]) for name in names if answer.get(name)), words)
-    for setting in ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"):
-        if secret := os.environ.get(setting, "").strip():
-            words = words.replace(secret, setting)
-    return answer, " ".join(words.split())[:500] or response.reason
-
-
-def call_api(
-    session: requests.Session, url: str, deadline: float, body: Any = None, kind: type = dict
-) -> tuple[int, Any]:
-    """Return status and JSON (of that kind) of the answer to a GET, or to a POST of the body.
-
-    What may pass is tried again until the deadline, a `time.monotonic()`; then TimeoutError is
-    raised. Other errors are those of `trigger`.
-    """
-    quiet_until, backoff = time.monotonic() + QUIET_SECONDS, BACKOFF_SECONDS
-    while True:
-        pause = random.uniform(0, backoff)  # or all clients come back together, and collide again
-        options: Any = {"json": body, "allow_redirects": False}
-        options["timeout"] = min(REQUEST_SECONDS, max(0.1, deadline - time.monotonic()))
-        options["verify"] = session.verify  # told here, or REQUESTS_CA_BUNDLE would win
-        try:
-            response = session.request("GET" if body is None else "POST", url, **options)
-        except ValueError as error:
-            raise ValueError(f"{error}; an API URL is like {DEFAULT_API_URL}") from None
-        except requests.RequestException as error:
-            cause = cause_of(error)
-            trouble = f"No answer from {url} ({type(error).__name__}: {cause})"
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                trouble += "; PREFECT_API_SSL_CERT_FILE names certificates to trust"
-            if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
-                raise ConnectionError(trouble) from None
-            if isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN:
-                raise ConnectionError(trouble) from None  # a typing error, most often
-        else:
-            status, (answer, words) = response.status_code, read_answer(response)
-            trouble = f"{url} answers {status}: {words}"
-            if status not in TRANSIENT:
-                break
-            if (after := response.headers.get("Retry-After", "")).isdecimal():
-                pause = max(pause, int(after))
-        if (now := time.monotonic()) >= deadline:
-            raise TimeoutError(trouble)
-        if now >= quiet_until:
-            logger.warning("%s; trying again for up to %.0f s", trouble, deadline - now)
-            quiet_until = deadline
-        time.sleep(min(pause, deadline - now))
-        backoff = min(2 * backoff, BACKOFF_MAX_SECONDS)
-    if status in (401, 403):
-        sent = "Authorization" in response.request.headers
-        hint = "other credentials" if sent else "PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
-        hint = "CSRF protection, which this program does not do" if "CSRF" in words else hint
-        raise PermissionError(f"{trouble} (it wants {hint})")
-    names = set(answer) if isinstance(answer, dict) else set()
-    if 400 <= status < 500 and {"detail", "exception_message"} & names and words != "Not Found":
-        raise LookupError(words) if status == 404 else ValueError(words)
-    if status >= 300 or not isinstance(answer, kind) or (kind is dict and "id" not in names):
-        raise ConnectionError(f"{trouble[:300]} (that is no Prefect API: its URL ends in /api)")
-    return status, answer
-
-
-def check(what: str, value: Any) -> None:
-    """Raise ValueError for what cannot be sent as it is: no JSON, no valid Unicode, or a NUL."""
-    try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{what} is not JSON with valid Unicode: {error}") from None
-    if r"\u0000" in text.replace(r"\\", ""):
-        raise ValueError(f"{what} has a NUL character, which PostgreSQL does not take")
-
-
-def get_deployment(session: requests.Session, api_url: str, name: str, deadline: float) -> Json:
-    """Return the deployment with this name; raise LookupError with near names if there is none."""
-    path = "/".join(quote(part, safe="") for part in name.split("/"))
-    with suppress(LookupError):
-        return dict(call_api(session, f"{api_url}/deployments/name/{path}", deadline)[1])
-    near: list[str] = []
-    with suppress(OSError, LookupError, ValueError):  # near names are a help, no more
-        _, flows = call_api(session, f"{api_url}/flows/filter", deadline, {}, list)
-        _, others = call_api(session, f"{api_url}/deployments/filter", deadline, {}, list)
-        flow_names = {flow["id"]: flow["name"] for flow in flows}
-        names = [f"{flow_names.get(other['flow_id'])}/{other['name']}" for other in others]
-        near = difflib.get_close_matches(name, names)
-    hint = " or ".join(near) or "`prefect deployment ls`"
-    raise LookupError(f"There is no deployment with the name {name!r}; see {hint}")
-
-
-def check_names(parameters: Json, deployment: Json) -> None:
-    """Raise ValueError for a parameter that the flow lacks: the API takes it, and the run fails."""
-    schema = deployment.get("parameter_openapi_schema") or {}
-    accepted = list(schema.get("properties", parameters))
-    for name in set(parameters).difference(accepted):
-        near = difflib.get_close_matches(str(name), accepted, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"There is no parameter {name!r}; {hint}The flow accepts {accepted}")
-
-
-def check_flow_run(flow_run: Json, deployment: Json, parameters: Json, key: str) -> None:
-    """Raise ValueError for the flow run of a key that was used for something else."""
-    # The server adds the deployment's defaults, and fills in its own variables and templates.
-    asked = json.dumps({**(deployment.get("parameters") or {}), **parameters})
-    has = json.dumps(flow_run.get("parameters"))
-    same = json.loads(has, parse_int=float) == json.loads(asked, parse_int=float)  # 1e23 is 10**23
-    ours = flow_run.get("deployment_id") == deployment["id"]
-    if not ours or not (same or "__prefect_kind" in asked):
-        other = "other parameters" if ours else "another deployment"
-        told = f"The key {key!r} was used before, for {other}: flow run {flow_run['id']}"
-        raise ValueError(f"{told}. Another event needs another key")
-
-
-def wait_for(session: requests.Session, api_url: str, flow_run_id: str, deadline: float) -> Json:
-    """Log each state of the flow run, with its time; return the flow run when it has ended."""
-    url, seen = f"{api_url}/flow_run_states/?flow_run_id={flow_run_id}", 0
-    while True:
-        _, states = call_api(session, url, deadline, kind=list)
-        for state in states[seen:]:
-            at = datetime.fromisoformat(state["timestamp"])
-            logger.info("%s %s", f"{at:%H:%M:%S %Z}", state["name"])
-        seen = len(states)
-        if not states or states[-1]["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
-            return dict(call_api(session, f"{api_url}/flow_runs/{flow_run_id}", deadline)[1])
-        if (left := deadline - time.monotonic()) <= 0:
-            raise TimeoutError(f"The flow run {flow_run_id} goes on; it is {states[-1]['name']}")
-        time.sleep(min(POLL_SECONDS, left))
 
 
 def trigger(
@@ -213,95 +45,246 @@ def trigger(
     parameters: Json | None = None,
     *,
     idempotency_key: str | None = None,
-    wait: bool = False,
     timeout: float = TIMEOUT_SECONDS,
     api_url: str | None = None,
-    scheduled: Callable[[Json], object] = lambda flow_run: None,
 ) -> Json:
-    """Schedule a run of the deployment FLOW/DEPLOYMENT; return the flow run as the API tells it.
+    """Schedule a run of the deployment FLOW/DEPLOYMENT; return the flow run as the API shows it.
 
-    `parameters` are what JSON takes: text, numbers, booleans, None, lists, dicts. A date is text.
-    One `idempotency_key` is one flow run, however often you ask; without it each call is a new one.
-    With `wait` it returns when the run has ended: see `["state"]["type"]`, such as COMPLETED; the
-    function `scheduled` gets the flow run before that. `timeout` is in seconds, for everything.
-    Threads may call `trigger` at the same time: each call has a session of its own.
-
-    Raises ValueError for what is refused, LookupError for no such deployment, PermissionError for
-    credentials, TimeoutError for a run that goes on, and else an OSError (ConnectionError).
+    One `idempotency_key` is one flow run, however often you ask; without it, each call is another.
+    Raises ValueError or LookupError (unknown name) if it is refused: nothing was triggered. Raises
+    PermissionError for the credentials, ConnectionError for no usable answer in `timeout` seconds:
+    if the message says that the run may exist, ask again with the same key.
     """
-    if api_url is None:
-        api_url = os.environ.get("PREFECT_API_URL") or DEFAULT_API_URL
-    api_url, parameters = api_url.rstrip("/"), parameters or {}
-    key = str(uuid.uuid4()) if idempotency_key is None else idempotency_key
-    for what, value in {"The name": name, "The key": key, "The API URL": api_url}.items():
-        check(what, value)
-    for parameter, value in parameters.items():
-        check(f"Parameter {parameter!r}", {parameter: value})
-    parts = name.split("/")
-    if len(parts) != 2 or {"", ".", ".."} & set(parts):
-        raise ValueError(f"A name is FLOW/DEPLOYMENT, as user-flow/user-deployment, not {name!r}")
-    if not key or not timeout > 0:
-        raise ValueError(f"A key is not empty, a timeout above 0; not {key!r}, {timeout}")
     deadline = time.monotonic() + timeout
-    with make_session(api_url) as session:
-        try:
-            deployment = get_deployment(session, api_url, name, deadline)
-            check_names(parameters, deployment)
-            url = f"{api_url}/deployments/{deployment['id']}/create_flow_run"
-            body = {"parameters": parameters, "idempotency_key": key}
-            status, flow_run = call_api(session, url, deadline, body)
-        except TimeoutError as error:
-            raise ConnectionError(f"{error}; ask again with the idempotency key {key}") from None
-        check_flow_run(flow_run, deployment, parameters, key)
-        if deployment.get("status") == "NOT_READY":
-            logger.warning("%s is NOT_READY: nothing has asked for its flow runs of late", name)
-        told = "Scheduled" if status == 201 else f"Scheduled before, under the key {key}"
-        logger.info("%s: %s", told, flow_run["name"])
-        if api_url.endswith("/api"):  # Prefect Cloud has its web page elsewhere
-            logger.info("%s/v2/runs/flow-run/%s", api_url.removesuffix("/api"), flow_run["id"])
-        scheduled(flow_run)
-        return wait_for(session, api_url, flow_run["id"], deadline) if wait else flow_run
+    parameters = parameters or {}
+    key = str(uuid.uuid4()) if idempotency_key is None else idempotency_key
+    check_arguments(name, parameters, key)
+    deployment = ask(api_url, "GET", f"/deployments/name/{quote(name)}", deadline)
+    check_parameter_names(parameters, deployment)
+    path = f"/deployments/{deployment['id']}/create_flow_run"
+    body = {"parameters": parameters, "idempotency_key": key}  # the same in every attempt
+    try:
+        flow_run = ask(api_url, "POST", path, deadline, body)
+    except OSError as error:
+        raise type(error)(f"{error} The run may exist: ask again with the key {key!r}.") from None
+    check_flow_run(flow_run, deployment, parameters, key)
+    if deployment.get("status") == "NOT_READY":
+        logger.warning("warning: %s is NOT_READY: nothing polls for its runs now.", name)
+    return flow_run
 
 
-def parse_parameters(pairs: list[str]) -> Json:
-    """Return KEY=VALUE pairs as parameters, each VALUE read as JSON if it is, else as text."""
-    parameters: Json = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not key or not equals or key in parameters:
-            raise ValueError(f"-p takes KEY=VALUE, each KEY once, as user_id=102, not {pair!r}")
+def wait_for_flow_run(flow_run: Json, timeout: float, api_url: str | None = None) -> Json:
+    """Return the flow run of `trigger` when it has ended; log each new state.
+
+    Raises TimeoutError if it goes on after `timeout` seconds, ConnectionError for no usable answer.
+    """
+    deadline = time.monotonic() + timeout
+    path, state = f"/flow_runs/{flow_run['id']}", flow_run["state"]
+    while state["type"] not in ENDS:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"{flow_run['name']} goes on ({state['name']}). Wait longer.")
+        time.sleep(min(POLL_SECONDS, left))
         try:
-            parameters[key] = json.loads(value, parse_constant=int)  # int("NaN"): that is no JSON
-        except ValueError:
-            parameters[key] = value
-    return parameters
+            flow_run = ask(api_url, "GET", path, deadline)
+        except (OSError, LookupError, ValueError) as error:
+            raise ConnectionError(f"{error} The flow run exists: {flow_run['id']}.") from None
+        if flow_run["state"]["name"] != state["name"]:
+            logger.info("%s is %s", flow_run["name"], flow_run["state"]["name"])
+        state = flow_run["state"]
+    return flow_run
+
+
+def check_arguments(name: str, parameters: Json, key: str) -> None:
+    """Raise ValueError, which names the argument, for what cannot be sent as it is."""
+    if name.count("/") != 1 or {"", ".", ".."} & set(name.split("/")):
+        raise ValueError(f"{name!r} is not a deployment's name. Write FLOW/DEPLOYMENT.")
+    if not key:
+        raise ValueError("the idempotency key is empty (''). Name the event, or leave it out.")
+    for argument, value in {"name": name, "idempotency_key": key, **parameters}.items():
+        try:
+            json.dumps({argument: value}, allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{argument!r} is not valid JSON ({error}). Correct it.") from None
+
+
+def check_parameter_names(parameters: Json, deployment: Json) -> None:
+    """Raise ValueError for parameters that the flow lacks: the API takes them, the run crashes."""
+    schema = deployment.get("parameter_openapi_schema") or {}
+    accepted = list(schema.get("properties", parameters))
+    unknown = []
+    for name in parameters.keys() - accepted:
+        near = difflib.get_close_matches(str(name), accepted, n=1)
+        unknown.append(f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name))
+    if unknown:
+        raise ValueError(f"no parameter {', '.join(sorted(unknown))}. The flow has {accepted}.")
+
+
+def check_flow_run(flow_run: Json, deployment: Json, parameters: Json, key: str) -> None:
+    """Raise ValueError if the key was used before for another deployment or other parameters."""
+    expected = {**(deployment.get("parameters") or {}), **parameters}  # the server adds defaults
+    found = dict(flow_run.get("parameters") or {})
+    for name, value in expected.items():
+        if '"__prefect_kind":' in json.dumps(value):  # a template, which the server fills in
+            found[name] = value
+    is_ours = flow_run.get("deployment_id") == deployment["id"]
+    if not is_ours or exact(found) != exact(expected):
+        other = "other parameters" if is_ours else "another deployment"
+        problem = f"the key {key!r} was used before, for {other} (flow run {flow_run['id']})"
+        raise ValueError(f"{problem}. Give each event its own key.")
+
+
+def exact(value: Any) -> Any:
+    """Return a JSON value whose numbers are compared digit by digit, and 1 is not True."""
+
+    def number(text: str) -> tuple[Decimal]:
+        return (Decimal(text),)  # 6e23 is 600000000000000000000000, as PostgreSQL returns it
+
+    return json.loads(json.dumps(value), parse_int=number, parse_float=number)
+
+
+class TransientError(Exception):
+    """A problem that may pass, and the seconds that the server wants us to wait."""
+
+
+def ask(
+    api_url: str | None, method: str, path: str, deadline: float, body: Json | None = None
+) -> Json:
+    """Send a request until it is answered, or the deadline, a time.monotonic(), has passed."""
+    attempt, backoff = 1, BACKOFF_SECONDS
+    while True:
+        try:
+            return send(api_url, method, path, deadline - time.monotonic(), body)
+        except TransientError as error:
+            problem, retry_after = error.args
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise ConnectionError(problem)
+        if attempt == 2:
+            logger.warning("warning: %s Retrying for up to %.0f s.", problem, left)
+        pause = random.uniform(0, backoff)  # or all clients come back at once, and collide again
+        time.sleep(min(max(pause, retry_after), left))
+        attempt, backoff = attempt + 1, min(2 * backoff, BACKOFF_MAX_SECONDS)
+
+
+def send(api_url: str | None, method: str, path: str, seconds: float, body: Json | None) -> Json:
+    """Send one request; return its answer, a JSON object with an id, or raise what it means."""
+    api_url = (api_url or os.environ.get("PREFECT_API_URL") or DEFAULT_API_URL).rstrip("/")
+    if "@" in api_url:
+        raise ValueError("the API URL contains credentials. Set PREFECT_API_AUTH_STRING instead.")
+    options = read_settings() | {"timeout": min(max(1, seconds), REQUEST_SECONDS)}
+    try:
+        response = requests.request(
+            method, api_url + path, json=body, allow_redirects=False, **options
+        )
+    except ValueError as error:
+        raise ValueError(f"no usable API URL or header ({error}). Correct the setting.") from None
+    except OSError as error:
+        raise_connection_problem(api_url, error)
+    status, (answer, words) = response.status_code, read_answer(response, options["headers"])
+    problem = f"{api_url}{path} returned {status} ({words})."
+    if status in TRANSIENT:
+        after = response.headers.get("Retry-After", "")
+        raise TransientError(f"{problem} Retry later.", float(after) if after.isdecimal() else 0)
+    if status in (401, 403):
+        raise PermissionError(f"{problem} Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING.")
+    if 400 <= status < 500 and answer.get("detail", "Not Found") != "Not Found":
+        raise (LookupError if status == 404 else ValueError)(f"{problem} Correct the request.")
+    if not 200 <= status < 300 or "id" not in answer:
+        raise ConnectionError(f"{problem} Check the API URL.")
+    return answer
+
+
+def raise_connection_problem(api_url: str, error: BaseException) -> NoReturn:
+    """Raise TransientError, or ConnectionError for an unknown host or a certificate problem."""
+    cause = error
+    while inner := cause.__cause__ or cause.__context__:
+        cause = inner  # the error of requests says little, the one that caused it more
+    problem = f"no answer from {api_url} ({cause})."
+    is_certificate = type(error) in (OSError, requests.exceptions.SSLError)  # or a file of them
+    if is_certificate and not isinstance(cause, ssl.SSLEOFError):
+        raise ConnectionError(f"{problem} Check PREFECT_API_SSL_CERT_FILE.") from None
+    if isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN:
+        raise ConnectionError(f"{problem} Check the API URL.") from None
+    start = "Start a server with: prefect server start --background (or check the API URL)."
+    raise TransientError(f"{problem} {start}", 0) from None
+
+
+def read_answer(response: requests.Response, headers: dict[str, str]) -> tuple[Json, str]:
+    """Return the answer's JSON object, or {}, and the server's words without credentials."""
+    answer = None
+    with suppress(ValueError, RecursionError):
+        answer = response.json()
+    if not isinstance(answer, dict):
+        answer = {}
+    words = str(answer.get("detail") or response.headers.get("Location") or response.text)
+    login = os.environ.get("PREFECT_API_AUTH_STRING", "")
+    sent = [value.rpartition(" ")[2] for value in headers.values()]
+    for secret in filter(None, [login, login.partition(":")[2], *sent]):
+        words = words.replace(secret, "***")
+    return answer, " ".join(words.split())[:300] or response.reason
+
+
+def read_settings() -> Json:
+    """Return what Prefect's client reads from the environment, as options for requests."""
+    setting, headers = os.environ.get, {}
+    if login := setting("PREFECT_API_AUTH_STRING"):
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+    elif key := setting("PREFECT_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
+    try:
+        headers |= json.loads(setting("PREFECT_CLIENT_CUSTOM_HEADERS") or "{}")
+        headers = {name: " ".join(text.split()) for name, text in headers.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError("PREFECT_CLIENT_CUSTOM_HEADERS is not a JSON object of text.") from None
+    own = setting("PREFECT_API_SSL_CERT_FILE") or setting("SSL_CERT_FILE")
+    verify = own or DEFAULT_CA_BUNDLE_PATH  # named, or REQUESTS_CA_BUNDLE would win
+    skip = setting("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "").lower() in ("1", "true", "yes", "on")
+    no_netrc = lambda request: request  # noqa: E731 - or the password of a .netrc would win
+    return {"headers": headers, "verify": not skip and verify, "auth": no_netrc}
+
+
+def parse_parameter(text: str) -> tuple[str, Any]:
+    """Return KEY=VALUE as a pair; VALUE is read as JSON if it is JSON, else as text."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, as in user_id=102")
+    with suppress(ValueError, RecursionError):
+        return key, json.loads(value, parse_constant=str)
+    return key, value
 
 
 def main() -> None:
     """Read the command line, trigger, print the flow run's id, and wait if asked to."""
-    parser = argparse.ArgumentParser(description="Trigger a deployment by its name.")
+    parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("name", nargs="?", default="user-flow/user-deployment", metavar="NAME")
-    add("-p", "--param", action="append", default=[], metavar="KEY=VALUE")
-    add("--api-url", help="default: PREFECT_API_URL, or port 4200")
+    add("name", nargs="?", default=DEFAULT_NAME, metavar="FLOW/DEPLOYMENT")
+    add("-p", "--param", type=parse_parameter, action="append", default=[], metavar="KEY=VALUE")
+    add("--api-url", help="default: PREFECT_API_URL, or port 4200 of this machine")
     add("--idempotency-key", default=str(uuid.uuid4()), metavar="KEY", help="one run for each KEY")
-    add("--wait", action="store_true", help="exit 0 only if the run completes")
-    add("--timeout", type=float, default=TIMEOUT_SECONDS, metavar="SECONDS", help="default 300")
-    options = vars(parser.parse_args())
+    add("--wait", action="store_true", help="wait until the run has ended")
+    add("--timeout", type=float, default=TIMEOUT_SECONDS, metavar="SECONDS", help="default: 300")
+    asked = parser.parse_args()
+    parameters, key, api_url = dict(asked.param), asked.idempotency_key, asked.api_url
+    if len(parameters) < len(asked.param):
+        parser.error("-p has the same KEY twice. Give each KEY once.")
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # to stderr
+    end = time.monotonic() + asked.timeout
+    options: Any = {"idempotency_key": key, "timeout": asked.timeout, "api_url": api_url}
     try:
-        parameters = parse_parameters(options.pop("param"))
-        name, show = options.pop("name"), lambda run: print(run["id"], flush=True)
-        state = trigger(name, parameters, scheduled=show, **options)["state"]
-        if options["wait"] and state["type"] != "COMPLETED":
-            sys.exit(f"{state['name']}: {' '.join(str(state['message']).split())}")
+        flow_run = trigger(asked.name, parameters, **options)
+        print(flow_run["id"], flush=True)
+        logger.info("%s is %s", flow_run["name"], flow_run["state"]["name"])
+        if asked.wait:
+            state = wait_for_flow_run(flow_run, end - time.monotonic(), api_url)["state"]
+            if state["type"] != "COMPLETED":
+                problem = f"{flow_run['name']} is {state['name']} ({state['message']})"
+                parser.exit(1, f"error: {problem}. Look at its log in the UI.\n")
     except KeyboardInterrupt:
-        logger.error("Interrupted; what was triggered goes on: key %s", options["idempotency_key"])
-        sys.exit(130)
-    except (OSError, LookupError, ValueError, RecursionError) as error:
-        hint = "; text has quotes: -p KEY='\"12345\"'" if "of type 'string'" in str(error) else ""
-        logger.error("%s%s", " ".join(str(error).split()), hint)
-        sys.exit(3 if isinstance(error, TimeoutError) else 1)
+        parser.exit(130, f"error: interrupted. The run may exist: ask with the key {key!r}.\n")
+    except (OSError, LookupError, ValueError) as error:
+        code = 3 if isinstance(error, TimeoutError) else 4 if isinstance(error, OSError) else 2
+        parser.exit(code, f"error: {' '.join(str(error).split())}\n")
 
 
 if __name__ == "__main__":

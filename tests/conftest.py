@@ -1,69 +1,96 @@
-"""What every test of a flow needs: Prefect's test harness, the lesson, and a way to run a flow.
+"""Fixtures for tests of flows: `record` runs a flow, and `lesson` is the script under test.
 
-Copy this file, recorded.py and one test beside your own flow: they need prefect and pytest.
+Copy this file and recorded.py into a folder of tests. They need prefect and pytest, and they apply
+to each test that asks for their fixtures. Four things they cannot know:
+
+- tests/__init__.py: set `pythonpath = ["tests"]` for pytest, or `recorded` is not found.
+- src/ layout: define a fixture `lesson_path` in the test file that returns the script's path.
+- `lesson` is a second copy of the script: compare with `lesson.Name`, not with an imported `Name`.
+- While the test server runs, PREFECT_* variables are unset and proxies skip 127.0.0.1.
 """
 
 import importlib.util
-import logging
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from prefect import Flow, Task
+from prefect.context import use_profile
+from prefect.settings import (
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_LOCAL_STORAGE_PATH,
+    Profile,
+    temporary_settings,
+)
+from prefect.testing.utilities import prefect_test_harness
+from recorded import Record, ReplaceTaskBody, record_flow
 
-# Prefect reads its settings when it is imported: nothing that is configured here takes part.
-for name in list(os.environ):
-    if name.startswith("PREFECT_") or name.lower().endswith("_proxy"):
-        del os.environ[name]
-home = tempfile.TemporaryDirectory(prefix="prefect-home-", ignore_cleanup_errors=True)
-os.environ["PREFECT_HOME"] = home.name
-os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
-os.environ["PREFECT_LOGGING_TO_API_BATCH_INTERVAL"] = "0.1"  # seconds: tests wait for log records
-
-from prefect import Task  # noqa: E402
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: E402
-from prefect.testing.utilities import prefect_test_harness  # noqa: E402
-from recorded import Record, ReplaceTaskBody, record_flow  # noqa: E402
-
-QUICK_SECONDS = 0.25  # what a step of a lesson takes here
-
-
-@pytest.fixture(scope="session", autouse=True)
-def harness() -> Iterator[None]:
-    """Run all flows on a server of the tests' own, with a database that is thrown away."""
-    with (
-        prefect_test_harness(server_startup_timeout=120),
-        # A flow run waits up to a second for its heartbeat to end: without it tests are faster.
-        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
-    ):
-        yield
-    logging.disable()  # Prefect logs once more when the output that pytest has taken is closed
+SHORT_SECONDS = 0.25  # the value of the constants in SHORTEN, and of each retry delay
 
 
 @pytest.fixture(scope="session")
-def record() -> Record:
-    """Return a function that runs a flow and returns what the server recorded of the flow run."""
-    return record_flow
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Start Prefect's test server, with an empty database and none of your Prefect settings."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+            environment.delenv(name)
+        environment.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect-home")))
+        environment.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        unproxied = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+        environment.setenv("no_proxy", f"{unproxied},127.0.0.1,localhost".strip(","))
+        with (
+            use_profile(Profile(name="tests", settings={}), include_current_context=False),
+            prefect_test_harness(server_startup_timeout=120),
+            # A flow run waits up to a second for its heartbeat to end: without it tests are faster.
+            temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+        ):
+            yield
+
+
+@pytest.fixture
+def record(harness: None, tmp_path: Path) -> Iterator[Record]:
+    """Return a function that runs a flow and returns what the server recorded of the flow run.
+
+    The result cache is empty at the start of each test.
+    """
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path / "results"}):
+        yield record_flow
 
 
 @pytest.fixture(scope="module")
 def lesson_path(request: pytest.FixtureRequest) -> Path:
-    """Return the path of the script that the test file is named after, above it or beside."""
+    """Return the script that the test file is named after: beside it, or in the folder above."""
     name = request.path.name.removeprefix("test_")
     folder = request.path.parent
     found = [path for path in (folder.parent / name, folder / name) if path.exists()]
-    assert found, f"{request.path.name} is the test of {name}, which is not here"
+    assert found, f"no {name} in {folder} or above: define a fixture lesson_path that returns it"
     return found[0]
 
 
 @pytest.fixture
-def lesson(lesson_path: Path) -> ModuleType:
-    """Return the lesson, loaded afresh, with every constant of seconds made short."""
-    return load_quickly(lesson_path)
+def lesson(
+    lesson_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> ModuleType:
+    """Return the lesson, loaded afresh. The constants that SHORTEN names are short in it.
+
+    SHORTEN is a list in the test file. Retry delays of tasks and flows are short, too.
+    """
+    spec = importlib.util.spec_from_file_location(lesson_path.stem, lesson_path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, lesson_path.stem, module)  # Prefect looks for types there
+    spec.loader.exec_module(module)
+    for name in getattr(request.module, "SHORTEN", []):
+        monkeypatch.setattr(module, name, SHORT_SECONDS)
+    for value in vars(module).values():
+        if isinstance(value, Flow | Task) and value.retry_delay_seconds:
+            monkeypatch.setattr(value, "retry_delay_seconds", SHORT_SECONDS)
+    return module
 
 
 @pytest.fixture
@@ -71,24 +98,8 @@ def replace_task_body(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Re
     """Return a function that gives a task of the lesson another body in this test."""
 
     def replace(name: str, body: Callable[..., Any]) -> None:
-        step = getattr(lesson, name)
-        assert isinstance(step, Task), f"{name} is a plain function: is its @task missing?"
-        monkeypatch.setattr(step, "fn", body)
+        task = getattr(lesson, name)
+        assert isinstance(task, Task), f"{name} is a plain function: is its @task missing?"
+        monkeypatch.setattr(task, "fn", body)
 
     return replace
-
-
-def load_quickly(path: Path) -> ModuleType:
-    """Return the script as a module whose *_SECONDS are short, and the delays of its retries."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # where Prefect looks for the parts of a flow
-    spec.loader.exec_module(module)
-    for name, value in vars(module).items():
-        if name.endswith("_SECONDS"):
-            setattr(module, name, QUICK_SECONDS)
-        if isinstance(value, Task) and value.retry_delay_seconds:
-            value.retry_delay_seconds = QUICK_SECONDS  # type: ignore[assignment]
-    return module

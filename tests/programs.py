@@ -1,4 +1,4 @@
-"""What the tests of lessons 09 to 12 need besides: a lesson as a program, and a served flow."""
+"""Fixtures for lessons 09 to 12: a lesson as a program, a server that hangs, the served flow."""
 
 import os
 import re
@@ -7,8 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,6 +17,14 @@ from prefect.settings import PREFECT_API_URL
 from pytest_httpserver import HTTPServer
 from recorded import wait_until
 from werkzeug import Request, Response
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide your PREFECT_* variables and proxies: the lessons read them in each request."""
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("no_proxy", "*")
 
 
 @pytest.fixture
@@ -35,15 +43,18 @@ def run_cli(
             runpy.run_path(str(lesson_path), run_name="__main__")
         except SystemExit as end:
             code = end.code
-        assert "\n" not in str(code), f"not one line: {code}"
+        assert "\n" not in str(code), f"expected one line, got {code}"
         return capsys.readouterr().out, code
 
     return run
 
 
 @pytest.fixture
-def unresponsive_api(httpserver: HTTPServer) -> Iterator[str]:
-    """Return the URL of an API that answers when a client of the tests has given up."""
+def unresponsive_api(
+    lesson: ModuleType, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """Return the URL of an API that answers after the lesson has given up, here after 0.25 s."""
+    monkeypatch.setattr(lesson, "TIMEOUT_SECONDS", 0.25)
 
     def hang(_: Request) -> Response:
         time.sleep(1)
@@ -54,34 +65,26 @@ def unresponsive_api(httpserver: HTTPServer) -> Iterator[str]:
     wait_until("the server is free again", lambda: httpserver.log)
 
 
-@contextmanager
-def serve_lesson_09(folder: Path, name: str, *options: str) -> Iterator[str]:
-    """Serve lesson 09 under the name, one run at a time, as a program; yield the API's URL."""
+@pytest.fixture(scope="session")
+def served(harness: None) -> Iterator[str]:
+    """Serve user-flow/user-deployment while the tests run; return the API's URL."""
     here = Path(__file__).parent
     lesson = next(path for at in (here.parent, here) for path in at.glob("09_user_flow.py"))
-    text = lesson.read_text(encoding="utf-8")
-    text = re.sub("LIMIT = .*", "LIMIT = 1", text.replace('"user-deployment"', f'"{name}"'))
-    script = folder / "09_user_flow.py"
-    script.write_text(text, encoding="utf-8")
-    api_url = str(PREFECT_API_URL.value())
-    settings = {"PREFECT_API_URL": api_url, "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+    settings = {
+        "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+        "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.1",
+    }
 
     def polls() -> bool:
         assert process.poll() is None, "lesson 09 ended instead of serving"
         with get_client(sync_client=True) as client:
-            return (name, "READY") in [(it.name, it.status) for it in client.read_deployments()]
+            return "READY" in [deployment.status for deployment in client.read_deployments()]
 
-    process = subprocess.Popen([sys.executable, str(script), *options], env=os.environ | settings)
+    process = subprocess.Popen([sys.executable, str(lesson)], env=os.environ | settings)
     try:
         wait_until("lesson 09 serves", polls, 120)
-        yield api_url
+        yield settings["PREFECT_API_URL"]
     finally:
         process.terminate()
         process.wait(60)
-
-
-@pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Serve user-flow/user-deployment while the tests run; return the API's URL."""
-    with serve_lesson_09(tmp_path_factory.mktemp("served"), "user-deployment") as api_url:
-        yield api_url

@@ -1,5 +1,6 @@
-"""What the server recorded of a flow run, read with Prefect's own client."""
+"""What the server recorded of a flow run, read with Prefect's client."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,16 +9,12 @@ from itertools import pairwise
 from typing import Any, TypeVar
 from uuid import UUID
 
-from prefect import Flow, get_client
-from prefect.client.schemas import objects
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterId,
-    LogFilter,
-    LogFilterFlowRunId,
-)
+from prefect import Flow, get_client, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas import filters, objects, sorting
 from prefect.client.schemas.objects import State
-from prefect.client.schemas.sorting import LogSort, TaskRunSort
+from prefect.logging import disable_run_logger
+from prefect.logging.handlers import APILogHandler
 
 T = TypeVar("T")
 
@@ -29,6 +26,7 @@ PREFECT_LOG_PREFIXES = (
     "Task run failed with",
     "Encountered exception",
 )
+QUIET_SECONDS = 2
 
 
 def wait_until(what: str, check: Callable[[], T | None], seconds: float = 30) -> T:
@@ -45,7 +43,7 @@ class TaskRun:
     """A task run: when it ran, how often, and its states."""
 
     id: UUID
-    name: str  # of the task
+    name: str  # of the task, or of its function if the task has a task_run_name
     start: datetime
     end: datetime
     attempts: int
@@ -57,7 +55,7 @@ class TaskRun:
         return [state.name or "" for state in self.states]
 
     def delays(self) -> list[float]:
-        """Return the seconds that each further attempt waited after the one before, 0 for none."""
+        """Return the seconds before each further attempt, 0 where there was no delay."""
         return [
             (after.timestamp - before.timestamp).total_seconds()
             if before.name == "AwaitingRetry"
@@ -92,9 +90,13 @@ class FlowRun:
         """The name of its last state."""
         return self.record.state_name or ""
 
-    def is_final(self) -> bool:
-        """Return whether it has come to its end."""
-        return bool(self.record.state and self.record.state.is_final())
+    def is_whole(self) -> bool:
+        """Return whether it has ended, and so have its task runs, unless their process died."""
+        state = self.record.state
+        if not (state and state.is_final()):
+            return False
+        died = state.is_crashed() or state.is_cancelled()
+        return died or all(run.states and run.states[-1].is_final() for run in self.task_runs)
 
     def names(self) -> list[str]:
         """Return the names of the tasks that ran, in order of start."""
@@ -108,7 +110,7 @@ class FlowRun:
         return found[0]
 
     def is_before(self, first: str, second: str) -> bool:
-        """Return whether the one task run had ended when the other started."""
+        """Return whether the first task run had ended when the second one started."""
         return self.task_run(first).end <= self.task_run(second).start
 
     def overlap(self, first: str, second: str) -> bool:
@@ -117,7 +119,7 @@ class FlowRun:
         return one.start < other.end and other.start < one.end
 
     def user_logs(self) -> list[LogRecord]:
-        """Return the log records that the flow and its tasks wrote, without Prefect's own."""
+        """Return the log records that the flow and its tasks wrote, without Prefect's."""
         return [log for log in self.logs if not log.message.startswith(PREFECT_LOG_PREFIXES)]
 
     def edges(self) -> set[tuple[str, str]]:
@@ -130,46 +132,64 @@ class FlowRun:
         }
 
 
-Record = Callable[..., FlowRun]  # what the fixture `record` is
-ReplaceTaskBody = Callable[
-    [str, Callable[..., Any]], None
-]  # what the fixture `replace_task_body` is
+Record = Callable[..., FlowRun]  # the fixture `record`
+ReplaceTaskBody = Callable[[str, Callable[..., Any]], None]  # the fixture `replace_task_body`
+
+
+@task(cache_policy=NO_CACHE)
+def last_task() -> None:
+    """Do nothing: once this task run is recorded, so are those before it."""
 
 
 def record_flow(flow: Flow[..., Any], *arguments: Any, **keywords: Any) -> FlowRun:
-    """Run the flow and return what was recorded, its result or exception included."""
+    """Run the flow in this process, and return its record with its result or exception."""
     assert isinstance(flow, Flow), f"{flow} is a plain function: is its @flow missing?"
+    assert not _in_event_loop(), "record() blocks the event loop: call it in a test without async"
     state: Any = flow(*arguments, **keywords, return_state=True)
-    run = read_ended(state.state_details.flow_run_id)
+    if flow.isasync:
+        state = asyncio.run(state)
+    asyncio.run(APILogHandler.aflush())  # now the log records are on the server
+    with disable_run_logger():
+        last: Any = last_task(return_state=True)
+
+    def read() -> FlowRun | None:
+        with get_client(sync_client=True) as client:
+            states = client.read_task_run_states(last.state_details.task_run_id)
+        run = read_flow_run(state.state_details.flow_run_id)
+        return run if states and states[-1].is_final() and run.is_whole() else None
+
+    run = wait_until("the flow run has ended, and each task run is recorded", read, 60)
     run.result = state.result(raise_on_failure=False)
     return run
 
 
 def read_ended(flow_run_id: UUID, seconds: float = 60) -> FlowRun:
-    """Return the record of the flow run once it has ended and all of it is there: it comes late."""
+    """Return the record of a flow run that another process runs, once it has ended.
+
+    What that process has yet to send cannot be known, so its records must stay the same for
+    QUIET_SECONDS.
+    """
 
     def read() -> FlowRun | None:
-        run = read_flow_run(flow_run_id)
-        said = [log for log in run.logs if log.message.startswith("Finished in state")]
-        # What a failed task keeps from starting says that it has finished as NotReady.
-        ends = {log.task_run_id for log in said if "NotReady" not in log.message}
-        recorded = {task_run.id for task_run in run.task_runs if task_run.states[-1].is_final()}
-        # The flow's own last record has no task run. A flow run that crashed may not have
-        # written it, nor one whose parameters were refused, which was never run.
-        is_whole = None in ends or run.state == "Crashed" or run.record.run_count == 0
-        return run if run.is_final() and is_whole and ends - {None} <= recorded else None
+        before = read_flow_run(flow_run_id)
+        if not before.is_whole():
+            return None
+        time.sleep(QUIET_SECONDS)
+        after = read_flow_run(flow_run_id)
+        return after if (after.task_runs, after.logs) == (before.task_runs, before.logs) else None
 
     return wait_until(f"flow run {flow_run_id} has ended and is recorded", read, seconds)
 
 
 def read_flow_run(flow_run_id: UUID) -> FlowRun:
     """Return what is recorded of the flow run by now."""
-    mine = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
-    of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
+    by_id = filters.FlowRunFilter(id=filters.FlowRunFilterId(any_=[flow_run_id]))
+    of_run = filters.LogFilter(flow_run_id=filters.LogFilterFlowRunId(any_=[flow_run_id]))
+    oldest_first, any_order = sorting.LogSort.TIMESTAMP_ASC, sorting.TaskRunSort.ID_DESC
     with get_client(sync_client=True) as client:
         record = client.read_flow_run(flow_run_id)
-        logs = _read_pages(client.read_logs, log_filter=of_run, sort=LogSort.TIMESTAMP_ASC)
-        found = _read_pages(client.read_task_runs, flow_run_filter=mine, sort=TaskRunSort.ID_DESC)
+        logs = _read_pages(client.read_logs, log_filter=of_run, sort=oldest_first)
+        found = _read_pages(client.read_task_runs, flow_run_filter=by_id, sort=any_order)
         runs = [run for run in found if run.start_time]
         task_runs = [_task_run(run, client.read_task_run_states(run.id)) for run in runs]
         flow_name = client.read_flow(record.flow_id).name
@@ -179,6 +199,14 @@ def read_flow_run(flow_run_id: UUID) -> FlowRun:
         sorted(task_runs, key=lambda run: run.start),
         [_log_record(log, task_runs) for log in logs],
     )
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _read_pages(read: Callable[..., list[T]], **what: Any) -> list[T]:
@@ -192,9 +220,11 @@ def _read_pages(read: Callable[..., list[T]], **what: Any) -> list[T]:
 def _task_run(run: objects.TaskRun, states: list[State]) -> TaskRun:
     assert run.start_time
     inputs = [each for group in run.task_inputs.values() for each in group]
+    # The names that Prefect gives end in the first characters of this key.
+    name = run.name.removesuffix(f"-{run.dynamic_key[:3]}")
     return TaskRun(
         run.id,
-        run.name.rsplit("-", 1)[0],
+        run.task_key.rsplit("-", 1)[0] if name == run.name else name,
         run.start_time,
         run.end_time or run.start_time,
         run.run_count,

@@ -2,13 +2,15 @@
 
 import math
 import threading
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import pytest
 from recorded import Record, ReplaceTaskBody
 
-LOOKUPS = ["fetch_account_balance", "fetch_recent_activity"]
+SHORTEN = ["USER_SECONDS", "BALANCE_SECONDS", "ACTIVITY_SECONDS", "PREDICTION_SECONDS"]
+SUBMITTED = ["fetch_account_balance", "fetch_recent_activity"]
 DIAMOND = {
     ("fetch_user_info", "fetch_account_balance"),
     ("fetch_user_info", "fetch_recent_activity"),
@@ -17,51 +19,45 @@ DIAMOND = {
 }
 
 
-def test_user_first_then_both_lookups_together_then_the_prediction(
-    lesson: ModuleType, record: Record
-) -> None:
-    run = record(lesson.mixed_flow)
-    assert run.state == "Completed", f"the flow run ended as {run.state}: {run.result}"
-    for lookup in LOOKUPS:
-        assert run.is_before("fetch_user_info", lookup), f"{lookup} did not wait for the user"
-        assert run.is_before(lookup, "predict_churn"), f"the prediction did not wait for {lookup}"
-    assert run.overlap(*LOOKUPS), (
-        "the two lookups ran one after the other: the first .result() came before the second "
-        ".submit(), or one was called"
+def test_the_tasks_form_a_diamond(lesson: ModuleType, record: Record) -> None:
+    run = record(lesson.mixed_flow, 102)
+    assert run.state == "Completed", f"expected Completed, got {run.state}: {run.result}"
+    for name in SUBMITTED:
+        assert run.is_before("fetch_user_info", name), f"{name} did not wait for the user"
+        assert run.is_before(name, "predict_churn"), f"predict_churn did not wait for {name}"
+    assert run.overlap(*SUBMITTED), (
+        "balance and activity ran one after the other: the first .result() came before the "
+        "second .submit(), or a task was called"
     )
-    assert run.edges() == DIAMOND, "results are not passed along the arrows of the diamond"
+    assert run.edges() == DIAMOND, f"a result is not passed on: {DIAMOND ^ run.edges()}"
+    found = (run.result["user"]["name"], run.result["balance"], run.result["activity"])
+    expected = (lesson.USERS[102], lesson.BALANCES[102], lesson.LOGINS[102])
+    assert found == expected, f"expected {expected} for user 102, got {found}"
 
 
-def test_each_step_gets_what_the_steps_before_it_returned(
+def test_each_task_gets_what_the_tasks_before_it_returned(
     lesson: ModuleType, record: Record, replace_task_body: ReplaceTaskBody
 ) -> None:
-    given: dict[str, Any] = {}
+    arguments: list[Any] = []
     threads = set()
     somebody = {"user_id": 7, "name": "Somebody Else"}
 
-    def balance(user: dict[str, Any]) -> float:
-        given["balance"] = user
+    def body(returned: Any, user: dict[str, Any]) -> Any:
+        arguments.append(user)
         threads.add(threading.current_thread())
-        return 500.0
-
-    def activity(user: dict[str, Any]) -> list[int]:
-        given["activity"] = user
-        threads.add(threading.current_thread())
-        return [1, 1, 1, 1]
+        return returned
 
     replace_task_body("fetch_user_info", lambda user_id: somebody)
-    replace_task_body("fetch_account_balance", balance)
-    replace_task_body("fetch_recent_activity", activity)
+    replace_task_body("fetch_account_balance", partial(body, 500.0))
+    replace_task_body("fetch_recent_activity", partial(body, [1, 1, 1, 1]))
     run = record(lesson.mixed_flow)
-    assert given == {"balance": somebody, "activity": somebody}, (
-        "a lookup is not given what fetch_user_info returned"
-    )
+    assert arguments == [somebody, somebody], f"expected twice {somebody}, got {arguments}"
     churn = lesson.predict_churn.fn(500.0, [1, 1, 1, 1])
     assert run.result["churn"] == pytest.approx(churn, abs=0.001), (
-        "the prediction is not made of what the lookups returned"
+        f"expected the prediction for these results, {churn}, got {run.result['churn']}"
     )
     assert threading.current_thread() not in threads, (
-        "a lookup that need not wait is called instead of submitted"
+        "balance or activity ran in the flow's thread: it was called instead of submitted"
     )
 
 
@@ -71,21 +67,13 @@ def test_the_prediction_is_the_logistic_model(
 ) -> None:
     score = lesson.BIAS + lesson.BALANCE_WEIGHT * balance + lesson.LOGIN_WEIGHT * sum(activity)
     expected = 1 / (1 + math.exp(-score)) if score > -700 else 0
-    assert lesson.predict_churn.fn(balance, activity) == pytest.approx(expected), (
-        "the probability is not 1 / (1 + exp(-score))"
-    )
+    found = lesson.predict_churn.fn(balance, activity)
+    assert found == pytest.approx(expected), f"expected 1 / (1 + exp(-({score}))), got {found}"
 
 
-def test_the_flow_is_about_the_user_asked_for(lesson: ModuleType, record: Record) -> None:
-    result = record(lesson.mixed_flow, 102).result
-    assert result["user"]["name"] == lesson.USERS[102], "the user is another"
-    found = (result["balance"], result["activity"])
-    assert found == (lesson.BALANCES[102], lesson.LOGINS[102]), "a lookup is about another user"
-
-
-def test_an_unknown_user_ends_the_flow_run_at_the_first_step(
+def test_an_unknown_user_fails_the_flow_run_at_the_first_task(
     lesson: ModuleType, record: Record
 ) -> None:
     run = record(lesson.mixed_flow, -1)
-    assert isinstance(run.result, LookupError), f"an unknown user ends in {run.result!r}"
-    assert run.names() == ["fetch_user_info"], "the lookups did not wait for the user"
+    assert isinstance(run.result, LookupError), f"expected LookupError, got {run.result!r}"
+    assert run.names() == ["fetch_user_info"], f"expected no task after it, got {run.names()}"

@@ -1,10 +1,9 @@
-"""Lesson 09: `.serve()` makes a deployment, and a process that runs it when asked."""
+"""Lesson 09: `.serve()` creates a deployment, and runs it when somebody asks."""
 
 import re
 import runpy
 import sys
 from collections.abc import Callable
-from itertools import combinations
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,127 +12,110 @@ import pytest
 from prefect import Flow, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pytest_httpserver import HTTPServer
-from recorded import FlowRun, read_ended
+from recorded import read_ended
 
-pytest_plugins = ["programs"]  # the fixtures `run_cli` and `served`
+pytest_plugins = ["programs"]  # the fixture `served`
 
-USERS = [101, 102, 103]
 Serve = Callable[..., dict[str, Any]]
 
 
-def read_deployment(name: str) -> Any:
+def test_it_serves_a_deployment_with_the_parameters_of_the_flow(served: str) -> None:
     with get_client(sync_client=True) as client:
-        return client.read_deployment_by_name(f"user-flow/{name}")
+        deployment = client.read_deployment_by_name("user-flow/user-deployment")
+    assert str(deployment.entrypoint).endswith("09_user_flow.py:user_flow"), (
+        f"expected the flow user_flow, got {deployment.entrypoint}"
+    )
+    user_id = (deployment.parameter_openapi_schema or {})["properties"]["user_id"]
+    assert user_id["type"] == "integer", f"expected the parameter user_id: int, got {user_id}"
 
 
-def run_at_once(runs: list[FlowRun]) -> int:
-    """Return how many pairs of the flow runs ran at the same time for a while."""
-    spans: list[Any] = [(run.record.start_time, run.record.end_time) for run in runs]
-    return sum(a[0] < b[1] and b[0] < a[1] for a, b in combinations(spans, 2))
-
-
-@pytest.fixture(scope="module")
-def triggered(served: str) -> list[FlowRun]:
-    """Trigger a run for each user, all at once, and return them when they have ended."""
-    deployment_id = read_deployment("user-deployment").id
+def test_a_trigger_runs_the_flow_with_its_parameters(lesson: ModuleType, served: str) -> None:
     with get_client(sync_client=True) as client:
-        given = [{"user_id": user} for user in USERS]
+        deployment = client.read_deployment_by_name("user-flow/user-deployment")
         trigger = client.create_flow_run_from_deployment
-        ids = [trigger(deployment_id, parameters=parameters).id for parameters in given]
-    return [read_ended(id, 90) for id in ids]
-
-
-def test_it_serves_a_deployment_that_knows_the_flows_parameters(served: str) -> None:
-    deployment = read_deployment("user-deployment")
-    assert deployment.entrypoint.endswith("09_user_flow.py:user_flow"), "another flow is served"
-    accepted = deployment.parameter_openapi_schema["properties"]
-    assert accepted["user_id"]["type"] == "integer", "the flow's parameter is not user_id: int"
-
-
-def test_a_trigger_runs_the_flow_with_its_parameters(
-    lesson: ModuleType, triggered: list[FlowRun]
-) -> None:
-    for user, run in zip(USERS, triggered, strict=True):
-        assert run.state == "Completed", f"the triggered run is {run.state}"
-        assert "fetch_user_info" in run.names(), "the lookup is not recorded as a task run"
-        logged = " ".join(log.message for log in run.user_logs())
-        assert lesson.USERS[user] in logged, f"the run for user {user} is about another: {logged}"
-
-
-def test_the_limit_holds_back_runs_that_are_due(triggered: list[FlowRun]) -> None:
-    assert not run_at_once(triggered), "limit= is lost: every run that is due starts at once"
+        flow_run_id = trigger(deployment.id, parameters={"user_id": 102}).id
+    run = read_ended(flow_run_id, 90)
+    assert run.state == "Completed", f"expected Completed, got {run.state}"
+    assert "fetch_user_info" in run.names(), "no task run of fetch_user_info: is @task missing?"
+    logged = " ".join(log.message for log in run.user_logs())
+    assert lesson.USERS[102] in logged, f"expected a log record about user 102, got {logged!r}"
 
 
 @pytest.fixture
-def serve(lesson_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
-    """Return a function that runs the lesson, changed, up to .serve(): what would be served."""
+def serve(
+    harness: None, lesson_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Serve:
+    """Return a function that runs the lesson until it would serve: what it would serve, and how."""
 
     def run(*options: str, **changes: str) -> dict[str, Any]:
-        asked: dict[str, Any] = {}
+        served: dict[str, Any] = {}
 
         def note(flow: Flow[..., Any], name: str, **more: Any) -> None:
-            asked.update(more, name=f"{flow.name}/{name}", url=PREFECT_API_URL.value())
+            served.update(more, name=f"{flow.name}/{name}", url=PREFECT_API_URL.value())
 
         text = lesson_path.read_text(encoding="utf-8")
         for old, new in changes.items():
-            assert text.count(old) == 1, f"{old} stands in more than one place"
+            assert old in text, f"no {old} in the lesson"
             text = text.replace(old, new)
         copy = tmp_path / lesson_path.name
         copy.write_text(text, encoding="utf-8")
         monkeypatch.setattr(Flow, "serve", note)
         monkeypatch.setattr(sys, "argv", [copy.name, *options])
         runpy.run_path(str(copy), run_name="__main__")
-        return asked
+        return served
 
     return run
 
 
-def test_the_interval_is_a_schedule_and_keeps_the_limit(serve: Serve) -> None:
-    asked = serve("--interval", "60")
-    assert asked.get("interval") == 60, "--interval 60 is not the schedule"
-    assert asked.get("limit") == serve().get("limit") is not None, "limit= is lost"
+def test_the_interval_is_the_schedule_and_the_limit_stays(serve: Serve) -> None:
+    by_itself, on_request = serve("--interval", "60"), serve()
+    assert by_itself.get("interval") == 60, f"expected 60, got {by_itself.get('interval')}"
+    assert on_request.get("interval") is None, "it runs by itself without --interval"
+    assert by_itself.get("limit") == on_request.get("limit") is not None, "limit= is missing"
 
 
-def test_what_it_prints_names_what_it_serves(
-    serve: Serve, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = serve(**{'"user-deployment"': '"nightly"', "@flow\n": '@flow(name="my flow")\n'})
-    assert asked["name"] == "my flow/nightly", "the last line does not name the deployment"
-    printed = capsys.readouterr().out
-    for word in ("name_lookup.py 'my flow/nightly'", f"PREFECT_API_URL={asked['url']}"):
-        assert word in printed, f"{word} is not told, so lessons 10 to 12 go elsewhere"
-
-
-def test_without_a_setting_it_serves_at_port_4200(serve: Serve) -> None:
+def test_the_server_is_pinned_without_a_setting(serve: Serve) -> None:
     url = str(PREFECT_API_URL.value())
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
-        asked = serve(**{"http://127.0.0.1:4200/api": url})
-    assert asked["url"] == url, "the URL is not pinned: each run starts a server of its own"
+        served_at = serve(**{"http://127.0.0.1:4200/api": url})["url"]
+    assert served_at == url, f"expected {url}, got {served_at}: each run starts another server"
 
 
 @pytest.mark.parametrize("interval", ["soon", "0", "-1", "0.5", "nan", "1e15", "9" * 20, ""])
-def test_a_bad_interval_is_one_clear_line(serve: Serve, interval: str) -> None:
-    with pytest.raises(SystemExit, match=r"^--interval takes .* seconds.*not '.*'$"):
+def test_an_invalid_interval_is_a_usage_error(
+    serve: Serve, capsys: pytest.CaptureFixture[str], interval: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
         serve(f"--interval={interval}")
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 2, f"expected exit code 2, got {end.value.code}"
+    assert "error: argument --interval" in line, f"the error doesn't name --interval: {line}"
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "said"),
+    ("status", "body", "cause"),
     [
-        (0, "", "refused.* prefect server start --background"),
         (401, '{"exception_message":"Unauthorized"}', "401.*Unauthorized"),
         (403, '{"detail":\n"Missing CSRF token"}', "403.*Missing CSRF token"),
+        (404, "no such page", "404"),
         (200, "<html>", "JSONDecodeError"),
     ],
 )
-def test_a_server_that_does_not_take_it_is_one_clear_line(
-    serve: Serve, httpserver: HTTPServer, status: int, body: str, said: str
+def test_an_unusable_server_exits_with_one_line(
+    serve: Serve, httpserver: HTTPServer, status: int, body: str, cause: str
 ) -> None:
     httpserver.expect_request(re.compile(".*")).respond_with_data(body, status)
-    url = httpserver.url_for("/api") if status else "http://127.0.0.1:1/api"
+    url = httpserver.url_for("/api")
     with temporary_settings({PREFECT_API_URL: url}), pytest.raises(SystemExit) as end:
         serve()
-    line = str(end.value)
-    assert re.fullmatch(f".*{url}.*{said}.*", line), f"it does not say what happened: {line}"
-    refused = status > 200
-    assert refused != ("No Prefect server" in line), f"whether there is a server is untrue: {line}"
+    line = rf"error: .*{url} \(.*{cause}.*\)\. Check PREFECT_API_URL.*\."
+    assert re.fullmatch(line, str(end.value)), f"expected {line}, got {end.value}"
+
+
+def test_a_missing_server_exits_with_advice_that_fits_the_setting(serve: Serve) -> None:
+    default, closed = "http://127.0.0.1:4200/api", "http://127.0.0.1:1/api"
+    for url, advice in ((None, "Start .* prefect server start --background"), (closed, "Check")):
+        with temporary_settings({PREFECT_API_URL: url}), pytest.raises(SystemExit) as end:
+            serve(**{default: "http://127.0.0.2:1/api"})
+        line = rf"error: .*{url or '127.0.0.2:1'}.* \(.*refused\)\. {advice}.*"
+        assert re.fullmatch(line, str(end.value)), f"expected {line}, got {end.value}"

@@ -1,8 +1,8 @@
-"""Deploy lesson 09's flow for the workers of the pool "team".
+"""Deploy the flow of lesson 09 to the work pool "team".
 
 Run:    prefect work-pool create team --type process      (once)
         python docs/growing/deploy_user_flow.py
-Notice: nothing is served by this script; it ends, and a worker runs what is triggered.
+Notice: the program ends at once, because it does not serve: workers run what is triggered.
 """
 
 from pathlib import Path
@@ -14,5 +14,5 @@ LESSONS = Path(__file__).resolve().parents[2]
 
 if __name__ == "__main__":
     user_flow = flow.from_source(source=str(LESSONS), entrypoint="09_user_flow.py:user_flow")
-    assert isinstance(user_flow, Flow)  # and no coroutine, which async code would get
+    assert isinstance(user_flow, Flow)  # in asynchronous code it would be a coroutine
     user_flow.deploy("user-deployment", work_pool_name="team", ignore_warnings=True)

@@ -1,7 +1,7 @@
-"""Make users.csv: a month's users, who stay or leave as the model of lesson 05 says.
+"""Generate users.csv: a month of users who stay or leave as the model of lesson 08 predicts.
 
 Run:    python docs/growing/make_users.py
-Notice: the same file each time, byte for byte; some rows are damaged, as in real files.
+Notice: the file is the same every time, byte for byte. Some rows are damaged, as in real files.
 """
 
 import math
@@ -13,29 +13,29 @@ SEED = 2026
 USERS = 5_000
 HEADER = "user_id,balance,week_1,week_2,week_3,week_4,left"
 
-# The constants of lessons 05 and 08. Nothing else of the model goes into the file.
+# The constants of lesson 08: the model that the training is to find again.
 BIAS = 2.0
 BALANCE_WEIGHT = -0.002  # per dollar
 LOGIN_WEIGHT = -0.1  # per login in four weeks
 
-# What happens to a row on its way into a file: which field, and what stands there instead.
+# The damages: which field of a row is replaced, and by which text.
 DAMAGES = [
     ("balance", ""),  # an empty field
     ("balance", "12 dollars"),  # text in a number
-    ("balance", "nan"),  # a number to Python, and none to a model
-    ("week_2", "-3"),  # less than no logins
-    ("left", "?"),  # not known
-    ("user_id", "1001"),  # another user's id
-    ("left", None),  # a row cut short
+    ("balance", "nan"),  # a float in Python, but no use to a model
+    ("week_2", "-3"),  # a negative number of logins
+    ("left", "?"),  # unknown
+    ("user_id", "1001"),  # the id of another user
+    ("left", None),  # the row ends here
 ]
 
 
 def make_rows(numbers: random.Random) -> list[list[str]]:
-    """Return a row of text for each user. Only `random()` is drawn, the same on every Python."""
+    """Return one row for each user, as text. `random()` gives the same on every Python version."""
     rows = []
     for user_id in range(1001, 1001 + USERS):
-        balance = round(2_000 * numbers.random() ** 2, 2)  # dollars: many little, few much
-        habit = numbers.random()  # how much the user is used to log in
+        balance = round(2_000 * numbers.random() ** 2, 2)  # dollars; most users have little
+        habit = numbers.random()  # how often the user tends to log in
         weeks = [int(16 * habit * numbers.random()) for _ in range(4)]
         score = BIAS + BALANCE_WEIGHT * balance + LOGIN_WEIGHT * sum(weeks)
         left = numbers.random() < (1 + math.tanh(score / 2)) / 2
@@ -44,7 +44,7 @@ def make_rows(numbers: random.Random) -> list[list[str]]:
 
 
 def damage(rows: list[list[str]], numbers: random.Random) -> None:
-    """Spoil a row in each of the ways of DAMAGES, somewhere after the first row."""
+    """Apply each of the DAMAGES to a random row, but not to the first one."""
     for field, text in DAMAGES:
         column = HEADER.split(",").index(field)
         row = rows[1 + int(numbers.random() * (len(rows) - 1))]

@@ -1,9 +1,9 @@
-"""Lesson 08's steps for many users in one flow run, with threads or on Dask.
+"""Run the tasks of lesson 08 for many users in one flow run, with threads or on Dask.
 
 Run:    python docs/growing/many_users.py 101 102 103
         python docs/growing/many_users.py --dask tcp://127.0.0.1:8786 101 102 103
-Notice: with 999 among them, the others have their result, 999 is named with its error, and
-        the flow run is Failed.
+Notice: if you add 999, the other users still get their result, user 999 is reported with an
+        error, and the flow run is Failed.
 """
 
 import argparse
@@ -25,7 +25,8 @@ lesson = importlib.import_module("08_sync_async_retry_logger")
 def many_users_flow(user_ids: list[int]) -> list[float] | State:
     """Print and return the probability that each user leaves.
 
-    If a step failed, the flow run is Failed, and its message names each such user and the error.
+    If a task fails, the flow run is Failed, and its message lists each user whose task failed,
+    with the error.
     """
     users = lesson.fetch_user_info.map(user_ids)
     balances = lesson.fetch_account_balance.map(users)
@@ -36,31 +37,30 @@ def many_users_flow(user_ids: list[int]) -> list[float] | State:
     probabilities, errors = [], []
     for user_id, *steps in zip(user_ids, users, balances, activities, churns, sent, strict=True):
         try:
-            # The first step without a result has the error. Those behind it never ran: they stay
-            # Pending, and that is no error of theirs.
-            results = [step.result() for step in steps]
-        except Exception as error:  # noqa: BLE001 (whatever it is, the others go on)
+            # In the order of the tasks: the first one without a result raises the user's error.
+            # The tasks after it never started, and their own error would not say why.
+            probabilities.append([step.result() for step in steps][3])
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other users go on
             errors.append(f"user {user_id}: {type(error).__name__}: {error}")
         else:
-            probabilities.append(results[3])
-            print(f"user {user_id}: {results[3]:.3f}")
+            print(f"user {user_id}: {probabilities[-1]:.3f}")
     if errors:
         return Failed(message="\n".join([f"{len(errors)} of {len(user_ids)} failed", *errors]))
     return probabilities
 
 
 def main() -> None:
-    """Run the flow for the users of the command line; exit with 1 if a step failed."""
+    """Run the flow for the users of the command line; exit with 1 if the flow run fails."""
     parser = argparse.ArgumentParser(description="Predict and notify for many users at once.")
     parser.add_argument("user_ids", nargs="+", type=int, metavar="USER_ID")
-    parser.add_argument("--dask", metavar="ADDRESS", help="a Dask scheduler, instead of threads")
+    parser.add_argument("--dask", metavar="ADDRESS", help="run on this Dask scheduler")
     arguments = parser.parse_args()
     runner: TaskRunner[Any] = ThreadPoolTaskRunner()
     if arguments.dask:
         runner = DaskTaskRunner(address=arguments.dask)
     state = many_users_flow.with_options(task_runner=runner)(arguments.user_ids, return_state=True)
     if not state.is_completed():
-        sys.exit(state.message)
+        sys.exit(f"error: {state.message}")
 
 
 if __name__ == "__main__":

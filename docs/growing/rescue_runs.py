@@ -1,7 +1,8 @@
-"""Two automations: a run that has lost its worker is run again, twice at most.
+"""Create two automations that restart a flow run whose worker has died.
 
 Run:    python docs/growing/rescue_runs.py      (once for each server, and after each edit)
-Notice: `prefect automation ls` shows them; they work in the server, and this script ends.
+Notice: the program ends at once. `prefect automation ls` lists the automations, which the server
+        carries out.
 """
 
 from datetime import timedelta
@@ -13,23 +14,25 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-SILENT_SECONDS = 90  # three heartbeats of 30 s
+SILENT_SECONDS = 90  # three heartbeats, if one is sent every 30 s
 
-ENDS = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Crashed", "Cancelled")}
+FINAL_EVENTS = {
+    f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Crashed", "Cancelled")
+}
 
-# The server refuses the first one for a finished run, but not the second: `force` is not needed.
+# Without `force`, the server refuses the first change if the flow run has already finished.
 CRASHED = ChangeFlowRunState(
     state=StateType.CRASHED, name="Crashed", message="No heartbeat", force=False
 )
-AGAIN = ChangeFlowRunState(
-    state=StateType.SCHEDULED, name="AwaitingRetry", message="It lost its worker", force=False
+RETRY = ChangeFlowRunState(
+    state=StateType.SCHEDULED, name="AwaitingRetry", message="The worker died", force=False
 )
 
 SILENT_RUN = Automation(
-    name="A silent run has crashed",
+    name="Mark a silent flow run as Crashed",
     trigger=EventTrigger(
         after={"prefect.flow-run.Pending", "prefect.flow-run.heartbeat"},
-        expect={"prefect.flow-run.heartbeat", *ENDS},
+        expect={"prefect.flow-run.heartbeat", *FINAL_EVENTS},
         match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
@@ -38,7 +41,7 @@ SILENT_RUN = Automation(
     actions=[CRASHED],
 )
 CRASHED_RUN = Automation(
-    name="A crashed run is run again",
+    name="Restart a crashed flow run",
     trigger=EventTrigger(
         expect={"prefect.flow-run.Crashed"},
         match=ResourceSpecification(
@@ -47,12 +50,12 @@ CRASHED_RUN = Automation(
         for_each={"prefect.resource.id"},
         posture=Posture.Reactive,
     ),
-    actions=[AGAIN],
+    actions=[RETRY],
 )
 
 if __name__ == "__main__":
     for automation in (SILENT_RUN, CRASHED_RUN):
-        with get_client(sync_client=True) as client:  # an earlier one of that name is replaced
+        with get_client(sync_client=True) as client:  # replace an earlier version
             for earlier in client.read_automations_by_name(automation.name):
                 client.delete_automation(earlier.id)
         automation.create()

@@ -1,8 +1,8 @@
-"""Score many users with the published model and lesson 08's steps.
+"""Score many users with the published model and the tasks of lesson 08.
 
 Run:    python docs/growing/score_users.py 101 102 103
-Notice: the first log line names the model; with 999 among them, the others have their score,
-        999 is named with its error, and the flow run is Failed.
+Notice: the first log record shows the model's weights. If you add 999, the other users still get
+        their score, user 999 is reported with an error, and the flow run is Failed.
 """
 
 import argparse
@@ -14,15 +14,13 @@ from typing import Any
 
 from prefect import State, flow, get_run_logger, task, unmapped
 from prefect.artifacts import create_table_artifact
-from prefect.futures import wait
 from prefect.states import Failed
 from prefect.variables import Variable
 
 sys.path.append(str(Path(__file__).parents[2]))  # the folder of the lessons
 lesson = importlib.import_module("08_sync_async_retry_logger")
 
-VARIABLE = "churn_model"  # what train_churn.py publishes under this name
-NOTHING = "nothing is published"
+VARIABLE = "churn_model"  # the name under which train_churn.py publishes a model
 
 Weights = dict[str, float]
 LESSON_WEIGHTS: Weights = {
@@ -33,26 +31,27 @@ LESSON_WEIGHTS: Weights = {
 
 
 def round_all(weights: Weights) -> Weights:
-    """Return the weights as people read them."""
+    """Return the weights with four significant digits, for people to read."""
     return {name: float(f"{weight:.4g}") for name, weight in weights.items()}
 
 
 def read_published() -> Weights | None:
-    """Return the published weights, or None if nothing is published.
+    """Return the weights of the published model, or None if no model was ever published.
 
-    Raises ValueError if what is published is no model.
+    Raises ValueError if the variable does not contain a usable model.
     """
-    published: Any = Variable.get(VARIABLE, default=NOTHING)
-    if published == NOTHING:
+    published: Any = Variable.get(VARIABLE, default="not published")
+    if published == "not published":
         return None
     try:
         weights = {name: published["weights"][name] for name in LESSON_WEIGHTS}
         if not all(math.isfinite(weight) for weight in weights.values()):
-            raise ValueError(f"not all of {weights} are finite")
+            raise ValueError(f"not every weight is finite in {weights}")
     except (KeyError, TypeError, ValueError) as error:
+        problem = f"{type(error).__name__}: {error}"
         raise ValueError(
-            f"The variable {VARIABLE} holds no model ({type(error).__name__}: {error}). "
-            "A run of train_churn.py replaces it."
+            f"The variable {VARIABLE} does not contain a usable model ({problem}). "
+            "Run train_churn.py to replace it."
         ) from error
     return weights
 
@@ -67,10 +66,10 @@ def predict_churn(balance: float, activity: list[int], weights: Weights) -> floa
 
 @flow
 def score_users(user_ids: list[int]) -> dict[int, float] | State:
-    """Return each user's probability of leaving, and notify them as lesson 08 does.
+    """Return each user's probability of leaving, and send the notification of lesson 08.
 
-    The artifact of the run keeps each user's outcome. If a step failed, the flow run is Failed,
-    and its message names each such user and the error.
+    An artifact lists the outcome for each user. If a task fails, the flow run is Failed, and its
+    message lists each user whose task failed, with the error.
     """
     logger = get_run_logger()
     try:
@@ -79,9 +78,9 @@ def score_users(user_ids: list[int]) -> dict[int, float] | State:
         return Failed(message=str(error))
     if weights is None:
         weights = LESSON_WEIGHTS
-        logger.warning("No model is published: lesson 08's constants are used, %s", weights)
+        logger.warning("No model is published; using the constants of lesson 08: %s", weights)
     else:
-        logger.info("The published model is used: %s", round_all(weights))
+        logger.info("Using the published model: %s", round_all(weights))
 
     users = lesson.fetch_user_info.map(user_ids)
     balances = lesson.fetch_account_balance.map(users)
@@ -89,37 +88,31 @@ def score_users(user_ids: list[int]) -> dict[int, float] | State:
     churns = predict_churn.map(balances, activities, unmapped(weights))
     sent = lesson.send_notification.map(users, churns)
 
-    scores, errors = {}, {}
+    scores, errors, table = {}, [], []
     for user_id, *steps in zip(user_ids, users, balances, activities, churns, sent, strict=True):
-        wait(steps)
-        failed = [step.state for step in steps if not step.state.is_completed()]
-        if failed:  # the first one has the user's own error: the steps behind it never ran
-            errors[user_id] = str(failed[0].message)
-            logger.error("User %s: %s", user_id, errors[user_id])
+        try:
+            # The first task without a result raises the user's error: see many_users.py.
+            scores[user_id] = [step.result() for step in steps][3]
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other users go on
+            errors.append(f"user {user_id}: {type(error).__name__}: {error}")
+            logger.error(errors[-1])
+            table.append({"user": user_id, "churn": "", "error": str(error)})
         else:
-            scores[user_id] = steps[3].result()
             logger.info("User %s: %.3f", user_id, scores[user_id])
-
-    outcomes = [{"user": user_id, "churn": churn, "error": ""} for user_id, churn in scores.items()]
-    outcomes += [
-        {"user": user_id, "churn": "", "error": error} for user_id, error in errors.items()
-    ]
-    create_table_artifact(
-        outcomes, key="churn-scores", description=f"Weights: {round_all(weights)}"
-    )
+            table.append({"user": user_id, "churn": scores[user_id], "error": ""})
+    create_table_artifact(table, key="churn-scores", description=f"Weights: {round_all(weights)}")
     if errors:
-        named = [f"user {user_id}: {error}" for user_id, error in errors.items()]
-        return Failed(message="\n".join([f"{len(errors)} of {len(user_ids)} failed", *named]))
+        return Failed(message="\n".join([f"{len(errors)} of {len(user_ids)} failed", *errors]))
     return scores
 
 
 def main() -> None:
-    """Score the users of the command line; exit with 1 if a step failed."""
+    """Score the users of the command line; exit with 1 if the flow run fails."""
     parser = argparse.ArgumentParser(description="Score users with the published model.")
     parser.add_argument("user_ids", nargs="+", type=int, metavar="USER_ID")
     state = score_users(parser.parse_args().user_ids, return_state=True)
     if not state.is_completed():
-        sys.exit(state.message)
+        sys.exit(f"error: {state.message}")
 
 
 if __name__ == "__main__":

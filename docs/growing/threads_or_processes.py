@@ -1,7 +1,7 @@
-"""Work that computes: four simulations, with threads and then with processes.
+"""Run four simulations that keep a core busy, with threads and then with processes.
 
 Run:    python docs/growing/threads_or_processes.py
-Notice: the shares are the same; the processes are faster if there is a core for each.
+Notice: both print the same shares; each line says in which process the tasks ran.
 """
 
 import os
@@ -19,7 +19,7 @@ SEEDS = [1, 2, 3, 4]
 
 @task
 def simulate(seed: int) -> tuple[float, int]:
-    """Let each user leave or stay by chance; return the share that left and the process's id."""
+    """Return the share of the users who leave, drawn at random, and the id of this process."""
     draw = random.Random(seed).random
     left = sum(draw() < CHURN for _ in range(USERS))
     return left / USERS, os.getpid()
@@ -27,13 +27,13 @@ def simulate(seed: int) -> tuple[float, int]:
 
 @flow
 def simulation_flow(seeds: list[int]) -> None:
-    """Print the shares, the time, and how many processes took part."""
+    """Print the shares, the seconds, and where the tasks ran."""
     started = time.perf_counter()
     results = simulate.map(seeds).result()
     seconds = time.perf_counter() - started
     shares = ", ".join(f"{share:.4f}" for share, _ in results)
-    others = len({process for _, process in results} - {os.getpid()})
-    print(f"{shares}: {seconds:.1f} s, {others} worker process(es)")
+    same = {process for _, process in results} == {os.getpid()}
+    print(f"{shares}: {seconds:.1f} s in {'this process' if same else 'other processes'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Lesson 12 against a real server that is busy, restarted or killed, and how long it takes.
+"""Lesson 12 against a real server that is busy, restarted or killed.
 
 `TRIGGERS=200 pytest docs/checks/load -k eight` is the load at its full size.
 """
@@ -7,8 +7,6 @@ import importlib
 import os
 import re
 import signal
-import statistics
-import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from typing import Any
 import pytest
 import requests
 from faults import deploy, forward, trigger
-from machinery import NAME, Server, changed_copy, run, script, server, serving
+from machinery import NAME, Server, changed_copy, script, server, serving
 from pytest_httpserver import HTTPServer
 from recorded import wait_until
 from werkzeug import Request, Response
@@ -133,14 +131,13 @@ def test_a_paused_deployment_runs_what_is_triggered(served: Server) -> None:
         assert requests.get(url, timeout=60).json()["paused"], "it is not paused"
         result = trigger(served.api_url, "--wait")
         assert result.returncode == 0, f"a pause stops more than schedules: {result.stderr}"
-        assert "NOT_READY" not in result.stderr, "paused, and told to be served by nothing"
     finally:
         requests.post(f"{url}/resume_deployment", timeout=60)
 
 
 def test_a_killed_serving_process_loses_no_queued_run(served: Server, tmp_path: Path) -> None:
     api_url, name = served.api_url, "user-flow/killed"
-    one_by_one = (("LIMIT = 5", "LIMIT = 1"), ('"user-deployment"', '"killed"'))
+    one_by_one = (("limit=5", "limit=1"), ('"user-deployment"', '"killed"'))
     endless = ("USER_SECONDS = 1", "USER_SECONDS = 300")
     script_09 = changed_copy(script("09"), tmp_path, endless, *one_by_one)
     with serving(api_url, script_09, tmp_path / "1.log", name, signal.SIGKILL):
@@ -152,17 +149,3 @@ def test_a_killed_serving_process_loses_no_queued_run(served: Server, tmp_path: 
     with serving(api_url, script_09, tmp_path / "2.log", name):
         done = {"Running": 1, "Completed": 2}
         wait_until("the queued runs complete", lambda: states(api_url, ids) == done, 180)
-
-
-def test_one_trigger_takes_a_sixth_of_prefects_command(served: Server) -> None:
-    def seconds(*words: str | Path) -> float:
-        started = time.monotonic()
-        result = run(*words, PREFECT_API_URL=served.api_url)
-        assert result.returncode == 0, result.stderr
-        return time.monotonic() - started
-
-    command = ("-m", "prefect", "deployment", "run", NAME)
-    pairs = [(seconds(script("12"), NAME), seconds(*command)) for _ in range(5)]
-    ratio = statistics.median(theirs / ours for ours, theirs in pairs)
-    print(f"`prefect deployment run` takes {ratio:.1f} times as long as lesson 12")
-    assert ratio >= 6, f"only {ratio:.1f} times: {pairs}"

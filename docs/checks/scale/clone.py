@@ -1,33 +1,34 @@
-"""The reader of docs/growing: a clone with short seconds, the page's blocks, PostgreSQL."""
+"""The reader of docs/growing: a clone with short seconds, the pages' parts, PostgreSQL."""
 
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import Any
 from uuid import UUID
 
 import psutil
+import pytest
 from machinery import ROOT, SCRIPTS, end, environment, free_port
-from pages import find_stated
 from recorded import FlowRun, read_ended, wait_until
 
 GROWING = ROOT / "docs" / "growing"
-PAGE = (GROWING / "README.md").read_text(encoding="utf-8")
-stated = partial(find_stated, PAGE)
-BLOCKS: list[str] = re.findall(r"(?ms)^```bash\n(.*?)^```", PAGE)
+README, LEARNING = GROWING / "README.md", GROWING / "machine_learning.md"
+BLOCKS: list[str] = re.findall(r"(?ms)^```bash\n(.*?)^```", README.read_text(encoding="utf-8"))
+
+needs_postgres = pytest.mark.skipif(
+    not shutil.which("pg_virtualenv"), reason="no PostgreSQL (on Debian: postgresql)"
+)
 
 
 def block(text: str, *changes: tuple[str, str]) -> str:
-    """Return the page's shell block that has this text, with each (old, new) text replaced."""
+    """Return README.md's shell block that has this text, with each (old, new) text replaced."""
     found = [each for each in BLOCKS if text in each]
     assert len(found) == 1, f"{len(found)} shell blocks of docs/growing/README.md have {text!r}"
     commands = found[0]
@@ -35,6 +36,22 @@ def block(text: str, *changes: tuple[str, str]) -> str:
         assert old in commands, f"no {old!r} in the shell block\n{commands}"
         commands = commands.replace(old, new)
     return commands
+
+
+def table(page: Path, name: str) -> list[list[str]]:
+    """Return the cells of the table below `<!-- compared: NAME -->`, without code style."""
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(rf"(?m)^<!-- compared: {name} -->\n((?:\|.*\n)+)", text)
+    assert len(found) == 1, f"{page.name} has {len(found)} tables {name!r}"
+    rows = [re.split(r"(?<!\\)\|", row)[1:-1] for row in found[0].splitlines()[2:]]
+    return [[cell.replace("`", "").strip() for cell in row] for row in rows]
+
+
+def check_table(page: Path, name: str, *rows: Sequence[object]) -> None:
+    """Fail if the table on the page has other rows than what was observed."""
+    observed = [[str(cell).replace("`", "") for cell in row] for row in rows]
+    right = "\n".join(f"| {' | '.join(row)} |" for row in observed)
+    assert table(page, name) == observed, f"in {page.name}, the table {name!r} should be\n{right}"
 
 
 def recorded(output: str) -> FlowRun:
@@ -63,40 +80,31 @@ class Clone:
         assert count, f"{file} has no {pattern!r}"
         path.write_text(text, encoding="utf-8")
 
-    def start(self, commands: str, stdout: IO[bytes], stderr: IO[bytes]) -> subprocess.Popen[bytes]:
-        """Start the commands in a shell, in the clone's folder, with this Python first in PATH."""
+    def shell(self, commands: str) -> tuple[list[str], dict[str, Any]]:
+        """Return words and options of a shell in the folder, with this Python first in PATH."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        return subprocess.Popen(
-            ["bash", "-euo", "pipefail", "-c", commands],
-            cwd=self.folder,
-            env=environment(PATH=path, **self.exported),
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            start_new_session=True,
-        )
+        env = environment(PATH=path, **self.exported)
+        options = {"cwd": self.folder, "env": env, "stdin": subprocess.DEVNULL}
+        return ["bash", "-euo", "pipefail", "-c", commands], options
 
-    def run(self, commands: str, exits: int = 0, seconds: float = 240) -> tuple[str, str]:
+    def run(self, commands: str, exits: int = 0) -> tuple[str, str]:
         """Run the commands to their end; return stdout and stderr; fail on another exit code."""
-        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-            process = self.start(commands, stdout, stderr)
-            try:
-                process.wait(seconds)
-            finally:
-                end(process)
-                for file in (stdout, stderr):
-                    file.seek(0)
-                texts = stdout.read().decode(), stderr.read().decode()
-        told = "\n".join([commands, *texts])
-        assert process.returncode == exits, f"exit code {process.returncode}, not {exits}: {told}"
-        return texts
+        words, options = self.shell(commands)
+        options |= {"capture_output": True, "encoding": "utf-8", "timeout": 240}
+        ran = subprocess.run(words, check=False, **options)
+        printed = ran.stdout + ran.stderr
+        assert ran.returncode == exits, f"{commands}\nexit {ran.returncode}: {printed}"
+        return ran.stdout, ran.stderr
 
     @contextmanager
-    def terminal(self, commands: str, ready: str) -> Iterator[tuple[psutil.Process, Path]]:
-        """Run commands that do not end; give their process and its output, once it has `ready`."""
+    def terminal(self, commands: str, ready: str) -> Iterator[psutil.Process]:
+        """Run commands that do not end; give their process once it has printed `ready`."""
         log = Path(tempfile.mkstemp(suffix=".log", dir=self.folder)[1])
-        with log.open("ab") as output:
-            process = self.start(commands, output, output)
+        words, options = self.shell(commands)
+        with log.open("ab") as out:
+            process = subprocess.Popen(
+                words, stdout=out, stderr=out, start_new_session=True, **options
+            )
 
         def is_ready() -> bool:
             assert process.poll() is None, f"it has ended: {commands}\n{log.read_text()}"
@@ -104,7 +112,7 @@ class Clone:
 
         try:
             wait_until(f"{commands} prints {ready!r}", is_ready, 90)
-            yield psutil.Process(process.pid), log
+            yield psutil.Process(process.pid)
         finally:
             end(process)
 
@@ -121,42 +129,23 @@ def make_clone(folder: Path, factor: float, **exported: str) -> Clone:
     return Clone(folder, exported)
 
 
-def find_postgres() -> Path | None:
-    """Return the folder of PostgreSQL's programs, or None if it is not installed."""
-    found = [Path(path) for path in [shutil.which("initdb")] if path]
-    found += sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return found[0].resolve().parent if found else None
-
-
 @contextmanager
 def postgres() -> Iterator[int]:
-    """Run a PostgreSQL server of our own with the page's role and database; give its port."""
-    programs = find_postgres()
-    user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
-    with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as folder:
-        port, data = free_port(), f"{folder}/data"
-        if user:
-            shutil.chown(folder, user)
-        initdb = [f"{programs}/initdb", "-D", data, "-U", "postgres", "--no-sync"]
-        subprocess.run(
-            [*initdb, "--auth-local=trust", "--auth-host=scram-sha-256"],
-            check=True,
-            cwd=folder,
-            user=user,
-            stdout=subprocess.DEVNULL,
-        )
-        local = ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
-        process = subprocess.Popen(
-            [f"{programs}/postgres", "-D", data, "-k", folder, "-p", str(port), *local],
-            cwd=folder,
-            user=user,
-            stderr=subprocess.DEVNULL,
-        )
-        ready = [f"{programs}/pg_isready", "-q", "-h", folder, "-p", str(port)]
+    """Run a PostgreSQL server with the role and the database of README.md; give its port.
+
+    Debian's pg_virtualenv makes a temporary one, for root as well (pytest-postgresql cannot).
+    """
+    port = free_port()
+    cluster = ["pg_virtualenv", "-t", "-o", f"port={port}", "-o", "fsync=off"]
+    create = block("CREATE ROLE", ("sudo -u postgres ", ""))
+    with subprocess.Popen(
+        [*cluster, "bash", "-ec", f"{create}\necho created; cat"],  # cat ends with its input
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        assert "created\n" in (process.stdout or ()), "PostgreSQL does not start"
         try:
-            wait_until("PostgreSQL answers", lambda: not subprocess.call(ready))
-            superuser = f"{programs}/psql -h {folder} -p {port} -U postgres"
-            Clone(ROOT, {}).run(block("CREATE ROLE", ("sudo -u postgres psql", superuser)))
             yield port
         finally:
-            end(process, signal.SIGINT)
+            process.communicate()

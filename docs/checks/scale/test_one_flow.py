@@ -1,4 +1,4 @@
-"""One flow on more cores and machines: Dask, threads and processes, many users at once."""
+"""One flow on more machines: Dask, many users; Prefect Cloud; what the pages consist of."""
 
 import os
 import re
@@ -7,26 +7,51 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clone import BLOCKS, PAGE, Clone, block, make_clone, recorded
+from clone import BLOCKS, GROWING, README, Clone, block, check_table, make_clone, recorded
 from machinery import free_port
 from prefect import flow, task
-from prefect.exceptions import UnfinishedRun
 from prefect.settings import PREFECT_API_URL
-from prefect.task_runners import TaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect_dask.task_runners import DaskTaskRunner
 from pytest_httpserver import HTTPServer
 from recorded import FlowRun
 
 pytestmark = pytest.mark.timeout(900, func_only=True)
 
-FACTOR = 0.3  # of the lessons' seconds: steps so short that they end before the next starts
+FACTOR = 0.3  # of the lessons' seconds: tasks so short that they end before the next one starts
+LESSON_08 = "08_sync_async_retry_logger.py"
 
 
-def test_every_block_of_the_page_is_run() -> None:
+@pytest.mark.parametrize("commands", BLOCKS)
+def test_every_shell_block_is_run(commands: str) -> None:
     tests = "".join(path.read_text("utf-8") for path in Path(__file__).parent.glob("*.py"))
     texts = re.findall(r'block\(\s*"([^"]+)"', tests)
-    for commands in BLOCKS:
-        assert any(text in commands for text in texts), f"no test runs the block\n{commands}"
+    assert any(text in commands for text in texts), f"no test runs the block\n{commands}"
+
+
+@pytest.mark.parametrize("page", sorted(GROWING.glob("*.md")), ids=lambda page: page.name)
+def test_the_code_on_a_page_stands_in_its_program(page: Path) -> None:
+    for name, code in re.findall(
+        r"(?ms)^```python lesson (\S+)\n(.*?)^```", page.read_text("utf-8")
+    ):
+        lines = [*map(str.strip, (GROWING / name).read_text("utf-8").splitlines())]
+        for line in map(str.strip, code.splitlines()):
+            if line not in ("", "..."):
+                assert line in lines, f"{name} has no line {line!r} after the ones before it"
+                lines = lines[lines.index(line) + 1 :]
+
+
+def test_the_costs_are_consistent() -> None:
+    text = (GROWING / "costs.md").read_text("utf-8")
+    for rows in re.findall(r"(?m)^<!-- benchmark: .*\n((?:\|.*\n)+)", text):
+        first = 0.0  # what the ratios of the table are to: its first median, or the cell before
+        for row in rows.splitlines()[2:]:
+            for middle, low, high in re.findall(r"([\d.]+)(?: s)? \(([\d.]+) to ([\d.]+)\)", row):
+                assert float(low) <= float(middle) <= float(high), f"no median: {row}"
+            found = re.search(r"\| ([\d.]+)(?: s)? \(.*\| ([\d.]+) \|$", row)
+            if found and "critical" not in rows:
+                first = first or float(found[1])
+                assert float(found[1]) / first == pytest.approx(float(found[2]), rel=0.05), row
 
 
 @pytest.fixture
@@ -36,18 +61,8 @@ def clone(tmp_path: Path) -> Clone:
 
 
 @pytest.fixture(scope="module")
-def with_threads(tmp_path_factory: pytest.TempPathFactory, harness: None) -> tuple[str, FlowRun]:
-    """Return what lesson 08 prints for the user of the page's programs, and what is recorded."""
-    url = str(PREFECT_API_URL.value())
-    clone = make_clone(tmp_path_factory.mktemp("threads"), FACTOR, PREFECT_API_URL=url)
-    clone.change("08_sync_async_retry_logger.py", r"pipeline_flow\(\)", "pipeline_flow(102)")
-    stdout, stderr = clone.run("python 08_sync_async_retry_logger.py")
-    return stdout, recorded(stderr)
-
-
-@pytest.fixture(scope="module")
 def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the port of a Dask scheduler with two workers, who have no Prefect settings."""
+    """Return the port of a Dask scheduler with two workers, which have no Prefect settings."""
     clone, port = make_clone(tmp_path_factory.mktemp("dask"), FACTOR), str(free_port())
     worker = block("dask worker", ("8786", port))
     with (
@@ -58,152 +73,97 @@ def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield port
 
 
-def at_once(run: FlowRun) -> int:
-    """Return how many of the task runs ran at the same time at most."""
-    runs = run.task_runs
-    return max(sum(other.start <= one.start < other.end for other in runs) for one in runs)
+def arrows_into_prediction(run: FlowRun) -> int:
+    """Return how many arrows of the run graph lead to predict_churn."""
+    return sum(target == "predict_churn" for _, target in run.edges())
 
 
-def assert_like_threads(output: tuple[str, str], with_threads: tuple[str, FlowRun]) -> None:
-    """Check that Dask changed nothing but the arrows that the page names."""
-    run, (printed, threads) = recorded(output[1]), with_threads
-    assert output[0] == printed, "lesson 08 has another result on Dask"
-    assert "prefect.task_runner.dask" in output[1], "lesson 08 did not run on Dask"
-    for each in threads.task_runs:
-        attempts = run.task_run(each.name).attempts
-        assert attempts == each.attempts, f"{each.name}: {attempts} attempts on Dask"
-    messages = [{log.message for log in each.user_logs()} for each in (threads, run)]
-    lost = {message for message in messages[0] - messages[1] if "Finished in" not in message}
-    assert not lost, "log records from Dask's workers are lost"
-    assert threads.edges() - run.edges() == {
-        ("fetch_account_balance", "predict_churn"),
-        ("fetch_recent_activity", "predict_churn"),
-    }, "the page says which two arrows of the run graph Dask does not draw"
+def test_what_dask_changes_in_lesson_08(clone: Clone, dask: str) -> None:
+    on_dask = clone.run(block("on_dask.py", ("8786", dask)))
+    assert f"tcp://127.0.0.1:{dask}" in on_dask[1], "lesson 08 runs on another cluster"
+    clone.change(LESSON_08, r"pipeline_flow\(\)", "pipeline_flow(102)")
+    with_threads = clone.run(f"python {LESSON_08}")
+    assert on_dask[0] == with_threads[0], "lesson 08 has another result on Dask"
+    both = [recorded(output[1]) for output in (with_threads, on_dask)]
+    threads, dasks = ({log.message for log in run.user_logs()} for run in both)
+    lost = [message for message in threads - dasks if "Finished in" not in message]
+    assert not lost, f"Dask's workers lose the log records {lost}"
 
-
-def test_lesson_08_runs_unchanged_on_a_dask_cluster(
-    clone: Clone, with_threads: tuple[str, FlowRun]
-) -> None:
-    output = clone.run(block("on_dask.py"))
-    assert "Creating a new Dask cluster" in output[1]
-    assert_like_threads(output, with_threads)
-
-
-def test_lesson_08_runs_unchanged_on_a_dask_scheduler(
-    clone: Clone, dask: str, with_threads: tuple[str, FlowRun]
-) -> None:
-    output = clone.run(block("on_scheduler.py", ("8786", dask)))
-    assert f"tcp://127.0.0.1:{dask}" in output[1], "it runs on another cluster"
-    assert_like_threads(output, with_threads)
-
-
-def test_only_a_submitted_task_goes_to_a_worker_which_has_its_own_memory(dask: str) -> None:
-    remembered = []
+    remembered: list[str] = []
 
     @task
     def remember() -> int:
-        remembered.append(os.getpid())
+        remembered.append("this")
         return os.getpid()
 
-    runner: TaskRunner[Any] = DaskTaskRunner(address=f"tcp://127.0.0.1:{dask}")
+    @flow
+    def remembering_flow() -> list[object]:
+        submitted, is_changed = remember.submit().result(), bool(remembered)
+        processes = [submitted, remember()]
+        where = ["the flow's" if it == os.getpid() else "another" for it in processes]
+        return [*(f"{it} process" for it in where), "changed" if is_changed else "unchanged"]
 
-    @flow(task_runner=runner)
-    def remembering_flow() -> tuple[int, int]:
-        return remember.submit().result(), remember()
-
-    submitted, called = remembering_flow()
-    assert called == os.getpid() != submitted
-    assert remembered == [called], "the page says that Dask's workers share no memory"
+    seen = []
+    runners: list[TaskRunner[Any]] = [ThreadPoolTaskRunner()]
+    runners.append(DaskTaskRunner(address=f"tcp://127.0.0.1:{dask}"))
+    for runner in runners:
+        remembered.clear()
+        seen.append(remembering_flow.with_options(task_runner=runner)())
+    names = ["a submitted task runs in", "a called task, such as predict_churn, runs in"]
+    names += ["a list that a submitted task appends to is, for the flow"]
+    names += ["attempts of fetch_account_balance", "arrows into predict_churn in the run graph"]
+    attempts = [run.task_run("fetch_account_balance").attempts for run in both]
+    columns = [
+        [*it, count, arrows_into_prediction(run)]
+        for it, count, run in zip(seen, attempts, both, strict=True)
+    ]
+    check_table(README, "threads and Dask", *zip(names, *columns, strict=True))
 
 
 def test_without_the_guard_a_new_process_would_start_the_flow_again(clone: Clone) -> None:
     clone.change("docs/growing/threads_or_processes.py", r'^if __name__ == "__main__":', "if True:")
     clone.change("docs/growing/threads_or_processes.py", r"^USERS = .*", "USERS = 10")
-    _, stderr = clone.run(block("threads_or_processes.py"), exits=1)
-    assert "bootstrapping phase" in stderr, "the page says why a program keeps its guard"
+    _, stderr = clone.run("python docs/growing/threads_or_processes.py", exits=1)
+    assert "bootstrapping phase" in stderr, "the page explains why a program keeps its guard"
 
 
-def test_processes_compute_outside_the_flows_own_process(clone: Clone) -> None:
-    clone.change("docs/growing/threads_or_processes.py", r"^USERS = .*", "USERS = 10_000")
-    lines = clone.run(block("threads_or_processes.py"))[0].splitlines()
-    found = [re.fullmatch(r"(.+): [\d.]+ s, (\d) worker process\(es\)", line) for line in lines]
-    threads, processes = [each.groups() for each in found if each]
-    assert threads == (processes[0], "0"), f"threads share the flow's process: {lines}"
-    assert processes[1] in ("1", "2"), f"processes are others than the flow's: {lines}"
+def test_many_users_with_threads_and_on_dask(clone: Clone, dask: str) -> None:
+    columns, printed = [], []
+    for commands in (block("many_users.py 101"), block("--dask", ("8786", dask))):
+        stdout, stderr = clone.run(commands)
+        run = recorded(stderr)
+        runs, names = run.task_runs, run.names()
+        (count,) = {names.count(name) for name in names}
+        at_once = max(sum(it.start <= one.start < it.end for it in runs) for one in runs)
+        arrows = arrows_into_prediction(run)
+        sent = len([it for it in run.user_logs() if it.message.startswith("Messages delivered")])
+        columns.append([count, at_once if at_once <= 2 else "more than 2", arrows, sent])
+        printed.append(stdout)
+    assert printed[0] == printed[1], "Dask has other results than threads"
+    rows = ["task runs of each task", "task runs at the same time"]
+    rows += ["arrows into predict_churn", "messages sent"]
+    check_table(README, "many users", *zip(rows, *columns, strict=True))
 
 
-def assert_mapped(run: FlowRun, users: int) -> None:
-    """Check that each of lesson 08's five steps ran for each user, with its arrows."""
-    steps = {name: run.names().count(name) for name in run.names()}
-    assert len(steps) == 5, f"these are not lesson 08's five steps: {steps}"
-    assert set(steps.values()) == {users}, f"not every step ran for every user: {steps}"
-    for name in ("fetch_account_balance", "fetch_recent_activity"):
-        assert (name, "predict_churn") in run.edges(), "a future that is passed on draws an arrow"
-    delivered = [log for log in run.user_logs() if log.message.startswith("Sent: ")]
-    assert len(delivered) == users, "each user gets a message, under a key of their own"
-
-
-def test_many_users_run_at_once_with_threads_and_share_the_workers_of_dask(
+def test_an_unknown_user_on_dask_is_reported_as_the_transcript_shows(
     clone: Clone, dask: str
 ) -> None:
-    stdout, stderr = clone.run(block("many_users.py 101"))
-    run = recorded(stderr)
-    assert_mapped(run, 3)
-    assert at_once(run) > 2, "threads wait for all users at once"
-    on_dask = clone.run(block("--dask", ("8786", dask)))
-    assert on_dask[0] == stdout, "Dask has other results than threads"
-    assert_mapped(recorded(on_dask[1]), 3)
-    assert at_once(recorded(on_dask[1])) == 2, "a step that waits keeps its place in a worker"
-
-
-@pytest.mark.parametrize("where", ["", " --dask tcp://127.0.0.1:{}"], ids=["threads", "dask"])
-def test_an_unknown_user_is_named_and_the_others_keep_their_result(
-    clone: Clone, dask: str, where: str
-) -> None:
     shown = re.search(
-        r"(?ms)^```console\n\$ (python docs/growing/many_users.py[ \d]+) 2>&1 .*?\n(.*?)^```", PAGE
+        r"(?ms)^```console\n\$ (python docs/growing/many_users.py[ \d]+) 2>&1 .*?\n(.*?)^```",
+        README.read_text("utf-8"),
     )
     assert shown, "the page no longer shows many_users.py with an unknown user"
-    stdout, stderr = clone.run(shown[1] + where.format(dask), exits=1)
-    expected, printed = shown[2].splitlines(), stdout.splitlines()
-    printed += stderr.splitlines()[len(printed) - len(expected) :]  # behind Prefect's log
-    assert printed == expected, "many_users.py tells something else"
-    assert "UnfinishedRun" not in stdout + stderr, "a step that never ran has no error of its own"
-    assert recorded(stderr).state == "Failed", "a failed step is never a green flow"
+    stdout, stderr = clone.run(f"{shown[1]} --dask tcp://127.0.0.1:{dask}", exits=1)
+    assert stdout + stderr[stderr.find("error: ") :] == shown[2], "the other users, and the error"
+    assert recorded(stderr).state == "Failed", "a task failed, and the flow run is not Failed"
 
 
-def test_a_notification_that_never_goes_out_is_no_success(clone: Clone) -> None:
-    clone.change("08_sync_async_retry_logger.py", r"^OUTAGES = .*", 'OUTAGES = {"messages": 9}')
-    clone.change(
-        "08_sync_async_retry_logger.py", r"retry_delay_seconds=[\d.]+", "retry_delay_seconds=0"
-    )
+def test_a_notification_that_is_never_sent_fails_the_flow_run(clone: Clone) -> None:
+    clone.change(LESSON_08, r"^OUTAGES = .*", 'OUTAGES = {"message": 9}')
+    clone.change(LESSON_08, r"retry_delay_seconds=[\d.]+", "retry_delay_seconds=0")
     stdout, stderr = clone.run(block("many_users.py 101"), exits=1)
-    assert not stdout, "nobody was notified"
-    assert re.findall(r"(?m)^user (\d+): HTTPError: 503", stderr) == ["101", "102", "103"]
-    assert recorded(stderr).state == "Failed", "a failed step is never a green flow"
-
-
-def test_the_two_mistakes_of_many_users_hide_what_went_wrong() -> None:
-    @task
-    def fail() -> None:
-        raise LookupError("no user 999")
-
-    @task
-    def go_on(_: Any) -> None:
-        pass
-
-    @flow
-    def careless_flow() -> str:
-        behind = go_on.submit(fail.submit())
-        behind.wait()
-        with pytest.raises(UnfinishedRun):
-            behind.result()
-        return f"{behind.state.name} {behind.state.type.value}"
-
-    state = careless_flow(return_state=True)
-    assert state.is_completed(), "wait() raises nothing, so the flow is green"
-    told = re.findall(r"is `(NotReady)`, of the type `(\w+)`", " ".join(PAGE.split()))
-    assert told == [tuple(state.result().split())], "the page names another state"
+    assert not stdout, "a user is reported as done, but was not notified"
+    assert re.findall(r"(?m)^user (\d+): ConnectionError", stderr) == ["101", "102", "103"]
 
 
 def test_prefect_cloud_is_another_url_and_a_key(clone: Clone, httpserver: HTTPServer) -> None:
@@ -216,23 +176,18 @@ def test_prefect_cloud_is_another_url_and_a_key(clone: Clone, httpserver: HTTPSe
         "state": {"type": "SCHEDULED", "name": "Scheduled"},
     }
     base = "/api/accounts/ACCOUNT_ID/workspaces/WORKSPACE_ID/deployments"
-    key = {"Authorization": "Bearer pnu_your_key"}
-    look_up, create = (
-        f"{base}/name/user-flow/user-deployment",
-        f"{base}/{deployment['id']}/create_flow_run",
-    )
-    httpserver.expect_ordered_request(look_up, "GET", headers=key).respond_with_json(deployment)
-    httpserver.expect_ordered_request(create, "POST", headers=key).respond_with_json(flow_run, 201)
+    look_up, create = f"{base}/name/user-flow/user-deployment", f"{base}/{deployment['id']}"
+    httpserver.expect_request(look_up, "GET").respond_with_json(deployment)
+    httpserver.expect_request(f"{create}/create_flow_run", "POST").respond_with_json(flow_run, 201)
     here = httpserver.url_for("").rstrip("/")
     commands = block("PREFECT_API_KEY", ("https://api.prefect.cloud", here))
-    assert clone.run(commands)[0].strip() == flow_run["id"]
-    httpserver.check()
-    assert len(httpserver.log) == 2, "script 12 needs the URL and the key, and no edit"
-    httpserver.expect_request(look_up).respond_with_data("Unauthorized", 401)
-    eleven = commands.replace(
-        "12_trigger_deployment_by_id_name_lookup.py", "11_get_deployment_id_by_name.py"
-    )
-    assert "401" in clone.run(eleven.replace(" -p user_id=102", ""), exits=1)[1]
-    assert "Authorization" not in httpserver.log[-1][0].headers, (
-        "the page says that 11 sends no key"
-    )
+    lessons = ["12_trigger_deployment_by_id_name_lookup.py", "11_get_deployment_id_by_name.py"]
+    eleven = commands.replace(lessons[0], lessons[1]).replace(" -p user_id=102", "")
+    rows: list[list[object]] = []
+    for lesson, words in zip(lessons, (commands, eleven), strict=True):
+        httpserver.clear_log()
+        assert clone.run(words)[0].strip() in (flow_run["id"], deployment["id"])
+        keys = {request.headers.get("Authorization") for request, _ in httpserver.log}
+        assert keys in ({"Bearer pnu_your_key"}, {None}), f"{lesson} sends {keys}"
+        rows.append([lesson, "no" if keys == {None} else "yes"])
+    check_table(README, "Cloud", *rows)

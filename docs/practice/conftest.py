@@ -1,0 +1,111 @@
+"""`pytest docs/practice` goes through the exercises in order and stops at the first unsolved one.
+
+An exercise is a program of this folder; checks/test_PROGRAM.py judges it by what the server
+recorded when it ran. What is solved is not run again until the program changes.
+"""
+
+import hashlib
+import linecache
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from exercise import Exercise, describe_error, describe_run
+
+from tests.conftest import harness
+
+__all__ = ["harness"]
+
+FOLDER = Path(__file__).parent
+PROGRAMS = sorted(FOLDER.glob("[01]*.py"))
+EXERCISE = pytest.StashKey[Exercise]()
+SOLVED = "practice/solved"  # in pytest's cache: the text of each solved program, as a digest
+
+
+def program_of(item: pytest.Item) -> Path:
+    """Return the program that the test is about."""
+    return FOLDER / item.path.name.removeprefix("test_")
+
+
+def digest(path: Path) -> str:
+    """Return a short text that changes with the file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_solved(config: pytest.Config) -> dict[str, str]:
+    """Return the programs that are solved as they stand: file name and digest."""
+    solved = config.cache.get(SOLVED, {}) if config.cache else {}
+    return {path.name: digest(path) for path in PROGRAMS if solved.get(path.name) == digest(path)}
+
+
+@pytest.fixture
+def exercise(request: pytest.FixtureRequest, harness: None) -> Exercise:
+    """Return the program that the test file is named after."""
+    exercise = Exercise(program_of(request.node))
+    request.node.stash[EXERCISE] = exercise
+    return exercise
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what is solved, unless -k asks for it."""
+    solved = {} if config.getoption("keyword") else read_solved(config)
+    for item in items:
+        if program_of(item).name in solved:
+            item.add_marker(pytest.mark.skip(reason="solved before"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember a solved exercise; put words in the place of the traceback of an unsolved one."""
+    report = yield
+    path = program_of(item)
+    if call.when != "call":
+        return report
+    if report.passed and item.config.cache:
+        item.config.cache.set(SOLVED, read_solved(item.config) | {path.name: digest(path)})
+    if report.failed and call.excinfo:
+        report.longrepr = explain(path, item.stash[EXERCISE], call.excinfo.value)
+    return report
+
+
+def explain(path: Path, exercise: Exercise, error: BaseException) -> str:
+    """Return what a learner needs to know of an unsolved exercise, one screen at the most."""
+    linecache.checkcache()
+    parts = [f"{relative(path)} is not solved yet."]
+    if isinstance(error, AssertionError):
+        parts += [str(error)]
+    else:
+        parts += ["It raised an exception:", describe_error(error, path)]
+    for run in exercise.runs[-1:]:
+        parts += [describe_run(run)]
+        if isinstance(run.result, BaseException):
+            parts += [describe_error(run.result, path)]
+    parts += [f"Hint: {relative(FOLDER / 'hints' / path.with_suffix('.md').name)}"]
+    return "\n\n".join(part.strip("\n") for part in parts)
+
+
+def relative(path: Path) -> str:
+    """Return the path as it is typed in the repository's folder."""
+    return path.relative_to(FOLDER.parent.parent).as_posix()
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """Name the outcomes of an exercise."""
+    if report.skipped or (report.when == "call" and report.passed):
+        return "solved", ".", "SOLVED"
+    if report.when == "call" and report.failed:
+        return "failed", "F", "NOT SOLVED YET"
+    return None
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say how many exercises are solved, and where the solutions are."""
+    solved = read_solved(config)
+    terminalreporter.line("")
+    terminalreporter.line(f"Solved: {len(solved)} of {len(PROGRAMS)} exercises.")
+    if solved:
+        terminalreporter.line(f"Compare yours with {relative(FOLDER)}/solutions/{max(solved)}")

@@ -1,0 +1,38 @@
+"""A retry is another attempt of the same task run, so there are two task runs and no more.
+
+Four attempts fail and the fifth one succeeds; `retries` is how many there may be.
+"""
+
+from prefect import flow, task
+from prefect.runtime import task_run
+
+TASK_RUNS = 2  # How many task runs does the flow run have?
+ATTEMPTS = 5  # How many attempts did the task run of fetch_account_balance have?
+STATE = "AwaitingRetry"  # What is the state of a task run that waits for its next attempt?
+
+USERS = {101: "Ada Lovelace", 102: "Alan Turing", 103: "Grace Hopper"}
+BALANCES = {101: 120.50, 102: 980.00, 103: 15.75}
+
+
+@task(retries=2, retry_delay_seconds=1)
+def fetch_name(user_id: int) -> str:
+    """Return the user's name."""
+    return USERS[user_id]
+
+
+@task(retries=6, retry_delay_seconds=0.3)
+def fetch_account_balance(user_id: int) -> float:
+    """Return the account's balance in dollars; raise ConnectionError now and then."""
+    if task_run.run_count <= user_id**2 % 9:
+        raise ConnectionError("balance service is down")
+    return BALANCES[user_id]
+
+
+@flow
+def moody_flow(user_id: int = 101) -> str:
+    """Return a sentence about the user's balance."""
+    return f"{fetch_name(user_id)} has {fetch_account_balance(user_id):.2f} dollars"
+
+
+if __name__ == "__main__":
+    print(moody_flow())

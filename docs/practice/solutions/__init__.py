@@ -1,0 +1,1 @@
+"""The solutions; mypy needs this file to tell them from the exercises."""

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Trigger the day's run and wait until it has ended.   deploy/nightly.sh [YYYY-MM-DD]
+# nightly.log gets every line, with date and time. What this prints is the alarm: cron mails it.
+cd "$(dirname "$0")/.." || exit
+day=${1:-$(date +%F)}
+stamp() { while IFS= read -r line; do printf '%s %s\n' "$(date '+%F %T')" "$line"; done; }
+
+# Cron sets none of the variables that the unit has.
+set -a
+. /etc/churn-flow.env
+set +a
+
+# The key names the event: if this runs twice, the pipeline runs once.
+end=$({
+  .venv/bin/python trigger.py churn-flow/nightly -p user_id=101 -p "day=$day" \
+    --idempotency-key "churn-101-$day" --wait --timeout 3600
+  echo "exit code $?"
+} 2>&1 | stamp | tee -a nightly.log | tail -n 2)
+
+case $end in
+*"exit code 0") ;;
+*)
+  printf 'churn-flow of %s did not complete:\n%s\n' "$day" "$end"
+  exit 1
+  ;;
+esac
