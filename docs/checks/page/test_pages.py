@@ -125,7 +125,7 @@ def test_every_block_of_code_is_closed_and_has_a_language(page: Path) -> None:
     fences = re.findall(r"(?m)^```(.*)$", text)
     assert len(fences) % 2 == 0, f"{page.name} has a block that is not closed"
     known = {"bash", "console", "diff", "ini", "mermaid", "powershell", "python", "text"}
-    known |= {"dockerfile", "toml", "yaml"}
+    known |= {"dockerfile", "sh", "toml", "yaml"}
     assert {fence.partition(" ")[0] for fence in fences[::2]} <= known
     assert set(fences[1::2]) <= {""}
     assert text.count("<details>") == text.count("</details>"), f"{page.name}: details left open"
