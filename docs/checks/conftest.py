@@ -1,18 +1,40 @@
-"""The checks run flows on Prefect's test harness, as the stages do: see tests/conftest.py."""
+"""The checks run flows on Prefect's test harness, as the stages do: see tests/conftest.py.
+
+With `--write changed` tables and transcripts are written instead of compared; with `--write all`
+also transcripts that only differ in names and times.
+"""
 
 import signal
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from pages import compare_table
 
 from tests.conftest import harness, record
 
 __all__ = ["harness", "record"]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def always_on_the_harness(harness: None) -> None:
-    """Start the harness, also for a check that asks for no fixture."""
+    """Start the harness, also for a check that asks for no fixture; some modules replace it."""
 
 
-# A shell's `&` has its programs ignore SIGINT, and those that they start: here they hear it.
+# A shell's `&` has its programs ignore SIGINT, and those that they start: here they receive it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that writes what the pages show."""
+    parser.addoption("--write", choices=["changed", "all"], help="write tables and transcripts")
+
+
+@pytest.fixture
+def compare(pytestconfig: pytest.Config) -> Callable[..., None]:
+    """Return a function that compares the cells of a table with what was observed."""
+
+    def of(name: str, observed: dict[str, Any], whole: bool = True) -> None:
+        compare_table(name, observed, whole, write=bool(pytestconfig.getoption("write")))
+
+    return of

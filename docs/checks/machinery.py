@@ -1,12 +1,16 @@
 """What the checks share: programs with a clean environment, servers, changed copies of lessons."""
 
 import os
+import pty
 import random
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import termios
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -82,12 +86,48 @@ def run(
 
 
 @contextmanager
+def terminal(log: Path) -> Iterator[int]:
+    """Yield a terminal, as a file descriptor for stdout and stderr; what it shows is in the log.
+
+    What still has it open 10 s after the block is not waited for.
+    """
+    shown, end = pty.openpty()
+    termios.tcsetwinsize(end, (50, 100))
+
+    def copy() -> None:
+        with log.open("ab", buffering=0) as output, suppress(OSError):  # the end of a terminal
+            while chunk := os.read(shown, 65536):
+                output.write(chunk)
+
+    thread = threading.Thread(target=copy, daemon=True)
+    thread.start()
+    try:
+        yield end
+    finally:
+        os.close(end)
+        thread.join(10)
+        os.close(shown)
+
+
+def read_terminal(log: Path) -> str:
+    """Return what a terminal has shown, without colours."""
+    text = log.read_bytes().decode().replace("\r\n", "\n")
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\].*?(\x07|\x1b\\)", "", text)
+
+
+@contextmanager
 def background(
-    *words: str | Path, log: Path, cwd: Path = ROOT, stop: int = signal.SIGTERM, **settings: str
+    *words: str | Path,
+    log: Path,
+    cwd: Path = ROOT,
+    stop: int = signal.SIGTERM,
+    tty: int | None = None,
+    **settings: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run Python with these words during the block, in a process group of its own.
 
-    At the end it gets the signal `stop`; what is left of it and its children after 20 s is killed.
+    It writes to the log, or to the terminal `tty`. At the end it gets the signal `stop`; what is
+    left of it and its children after 20 s is killed.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -95,7 +135,7 @@ def background(
             cwd=cwd,
             env=environment(**settings),
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=tty or output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -187,7 +227,13 @@ def server(**settings: str) -> Iterator[Server]:
 
 @contextmanager
 def serving(
-    api_url: str, path: Path, log: Path, name: str = NAME, stop: int = signal.SIGTERM, **more: str
+    api_url: str,
+    path: Path,
+    log: Path,
+    name: str = NAME,
+    stop: int = signal.SIGTERM,
+    tty: int | None = None,
+    **more: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run lesson 09, or a copy of it, on this server during the block, once it is ready."""
     settings: dict[str, Any] = {
@@ -195,7 +241,7 @@ def serving(
         **more,
         "PREFECT_API_URL": api_url,
     }
-    with background(path, log=log, stop=stop, **settings) as process:
+    with background(path, log=log, stop=stop, tty=tty, **settings) as process:
 
         def is_ready() -> bool:
             assert process.poll() is None, log.read_text(encoding="utf-8")

@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from machinery import ROOT, script
 from recorded import FlowRun, TaskRun
 
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/growing/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 LEARNINGS = (ROOT / "LEARNINGS.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"(?ms)^## (\S+\.py)$(.*?)(?=^## )", LEARNINGS))  # of the lessons
 RUN_ID = re.compile(r"/runs/flow-run/([0-9a-f-]{36})")
@@ -31,26 +33,79 @@ def map_rows() -> dict[str, int]:
     return {name: int(seconds) for name, _, seconds in rows}
 
 
+@cache
+def sections(page: Path) -> dict[str, str]:
+    """Return the sections of the page, heading and body, by GitHub's anchor of the heading.
+
+    A section reaches to the next heading of any level. What is before the first one is under "".
+    """
+    found: dict[str, list[str]] = {"": []}
+    anchor, in_block = "", False
+    for line in page.read_text(encoding="utf-8").splitlines(keepends=True):
+        in_block ^= line.lstrip().startswith("```")
+        if re.match("#+ ", line) and not in_block:
+            heading = line.lstrip("#").strip().lower()
+            anchor = re.sub(r"[^\w\- ]", "", heading).replace(" ", "-")
+        found.setdefault(anchor, []).append(line)
+    return {name: "".join(lines) for name, lines in found.items()}
+
+
+def read_table(name: str) -> tuple[Path, list[str]]:
+    """Return the page that has the table `<!-- compared: NAME -->`, and the table's lines."""
+    marker = f"<!-- compared: {name} -->\n"
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    found = [(page, text.split(marker)[1]) for page, text in texts.items() if marker in text]
+    assert len(found) == 1, f"{len(found)} pages have the table {name!r}, not one"
+    return found[0][0], found[0][1].split("\n\n")[0].splitlines()
+
+
+def table_keys(name: str) -> list[str]:
+    """Return the key of each row of the table: what is in code style in its first cell."""
+    return [" ".join(re.findall(r"`([^`]+)`", it.split("|")[1])) for it in read_table(name)[1][2:]]
+
+
+def compare_table(name: str, observed: dict[str, Any], whole: bool, write: bool) -> None:
+    """Compare the cells right of the first with what was observed, by the row's key; or write them.
+
+    With `whole`, the table has no other row than those observed.
+    """
+    page, lines = read_table(name)
+    keys = table_keys(name)
+    assert len(keys) == len(set(keys)), f"{page.name}, {name}: a row stands there twice: {keys}"
+    unknown = set(observed) - set(keys) or (whole and set(keys) - set(observed))
+    assert not unknown, f"{page.name}, {name}: rows {unknown} are missing, or were not observed"
+    text = page.read_text(encoding="utf-8")
+    for key, values in observed.items():
+        line = lines[2 + keys.index(key)]
+        cells = [str(it) for it in (values if isinstance(values, tuple) else (values,))]
+        row = f"|{line.split('|')[1]}| {' | '.join(cells)} |"
+        if write:
+            text = text.replace(line, row)
+        else:
+            assert line == row, f"{page.name}, {name}: {key} is\n{row}\nand the page says\n{line}"
+    if write:
+        page.write_text(text, encoding="utf-8", newline="\n")
+
+
+def anchor_of(page: Path, line: int) -> str:
+    """Return the anchor of the section in which this line of the page stands."""
+    for anchor, section in sections(page).items():
+        line -= section.count("\n")
+        if line <= 0:
+            return anchor
+    raise ValueError(f"{page.name} has no line {line}")
+
+
+def links(text: str) -> list[str]:
+    """Return the targets of the links and images in the text."""
+    return [one or other for one, other in re.findall(r"\]\(([^)\s]+)\)|<(https?:[^>]+)>", text)]
+
+
 def find_stated(page: str, pattern: str) -> Any:
     """Return what the page states at the pattern, the same wherever it does: group, or groups."""
     found = set(re.findall(pattern, " ".join(page.split())))
     assert len(found) == 1, f"the page states {pattern!r} as {found or 'nothing'}"
     return found.pop()
-
-
-def symptoms() -> dict[str, str]:
-    """Return the rows of the table of symptoms, by the name of the test of the symptom."""
-    section = LEARNINGS.split("## When something looks wrong\n", 1)[1].split("\n## ", 1)[0]
-    lines = [line for line in section.splitlines() if line.startswith("| ")][1:]
-    found = [line.split("|")[1].lower() for line in lines]
-    names = ["test_" + re.sub("[^a-z0-9]+", "_", each).strip("_") for each in found]
-    return dict(zip(names, lines, strict=True))
-
-
-def tells(row: str, *observed: object) -> None:
-    """Fail if what was observed is not what the row says."""
-    for each in observed:
-        assert f"`{each}`" in row, f"{each} is what happened; the page says otherwise: {row}"
 
 
 def bars(name: str) -> dict[str, list[tuple[str, int, int]]]:

@@ -1,31 +1,28 @@
-"""The console transcripts of the pages: what each command prints, from real runs.
+"""The console transcripts of the pages: what each command prints in a terminal, from real runs.
 
-python docs/checks/transcripts.py rewrites every transcript that is not what its command prints
-today, apart from names, ids and times; with --all, every transcript, with the times of a quiet
-machine. A block ```console has one command; ```console no-server is one without a server.
+A block ```console has one command; ```console no-server is one without a server, by somebody who
+has never run Prefect. pytest docs/checks/page/test_transcripts.py --write changed rewrites those
+that differ; with --write all, also those that only differ in names, ids and times.
 """
 
-import argparse
 import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import requests
+from machinery import ROOT, environment, free_port, read_terminal, script, serving, terminal
+from pages import PAGES
+from recorded import wait_until
 
-sys.path[:0] = [str(Path(__file__).parents[2] / "tests"), str(Path(__file__).parent)]
-
-from machinery import ROOT, environment, free_port, script, server, serving  # noqa: E402
-from pages import PAGES  # noqa: E402
-from recorded import wait_until  # noqa: E402
-
+# Prefect prints a notice of telemetry once for each user: the first transcript has it.
+SEEN = {"DO_NOT_TRACK": "1"}
 LOCAL = "http://127.0.0.1:4200"  # where the reader's server is
 FENCE = re.compile(
     r"^```console(?P<mark> no-server)?\n\$ (?P<command>.+)\n(?P<output>(?:(?!```).*\n)*)```$",
@@ -39,7 +36,9 @@ CHANGING = (
     (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "ID"),
     (r"127\.0\.0\.1:\d+", "SERVER"),
     (r"([Ff]low run ')[a-z]+(-[a-z]+)+'", r"\1NAME'"),
-    (r"(?m)^(Scheduled:?|Scheduled before, under the key \S+:) [a-z]+(-[a-z]+)+$", r"\1 NAME"),
+    # States that come and go between two looks of lesson 12.
+    (r"(?m)^[a-z]+(-[a-z]+)+ is (Pending|Submitting|Running)\n", ""),
+    (r"(?m)^[a-z]+(-[a-z]+)+ is ", "NAME is "),
     (r"(Task run '\w+-)[0-9a-f]{3}'", r"\1ID'"),
     (r"\b\d+\.\d s\b", "SECONDS"),
 )
@@ -101,30 +100,33 @@ def normalised(output: str) -> str:
 
 
 def run_command(command: str, site: str | None, **settings: str) -> str:
-    """Return what the command prints, stdout and stderr as they come, with port 4200 in it."""
+    """Return what the command prints in a terminal, with port 4200 in it."""
     if site:
         settings["PREFECT_API_URL"] = f"{site}/api"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
-        subprocess.run(
-            command.replace(LOCAL, site or LOCAL),
-            check=False,
-            shell=True,
-            cwd=ROOT,
-            env=environment(PATH=path, COLUMNS="100", **settings),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            timeout=600,
-        )
-        output.seek(0)
-        return output.read().replace(site or LOCAL, LOCAL)
+    known = environment(PATH=path, TERM="xterm", PREFECT_CLI_PROMPT="false", **settings)
+    known.pop("CI", None)  # a notice of Prefect's depends on it
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        with terminal(log) as tty:
+            subprocess.run(
+                command.replace(LOCAL, site or LOCAL),
+                check=False,
+                shell=True,
+                cwd=ROOT,
+                env=known,
+                stdin=subprocess.DEVNULL,
+                stdout=tty,
+                stderr=tty,
+                timeout=600,
+            )
+        return read_terminal(log).replace(site or LOCAL, LOCAL)
 
 
 def record(transcript: Transcript, site: str) -> str:
     """Return what a command prints that needs no other one: a lesson up to 08, or a program."""
     if transcript.has_server:
-        return run_command(transcript.command, site)
+        return run_command(transcript.command, site, **SEEN)
     with tempfile.TemporaryDirectory() as home:  # a first run, on a slow machine
         waits = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300"}
         return run_command(transcript.command, None, PREFECT_HOME=home, **waits)
@@ -134,7 +136,7 @@ def record_server(transcripts: list[Transcript]) -> dict[Transcript, str]:
     """Return what the commands print that start a server, ask for it and stop it, in order."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         port = str(free_port())
-        settings = {"PREFECT_HOME": home, "PREFECT_SERVER_API_PORT": port}
+        settings = {"PREFECT_HOME": home, "PREFECT_SERVER_API_PORT": port, **SEEN}
         site = f"http://127.0.0.1:{port}"
         outputs = {}
         try:
@@ -159,7 +161,12 @@ def record_served(transcripts: list[Transcript], site: str, folder: Path) -> dic
     outputs = {}
     log = folder / "09.log"
     unended = {"state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}}}
-    with serving(f"{site}/api", script("09"), log, stop=signal.SIGKILL) as process:
+    with (
+        terminal(log) as tty,
+        serving(
+            f"{site}/api", script("09"), log, stop=signal.SIGKILL, tty=tty, TERM="xterm", **SEEN
+        ) as process,
+    ):
 
         def all_ended() -> bool:
             # With a run under way, Ctrl-C makes Prefect say something else.
@@ -170,41 +177,19 @@ def record_served(transcripts: list[Transcript], site: str, folder: Path) -> dic
         for it in transcripts:
             if not it.is_serving:
                 nobody = f"http://127.0.0.1:{free_port()}"
-                outputs[it] = run_command(it.command, site if it.has_server else nobody)
+                outputs[it] = run_command(it.command, site if it.has_server else nobody, **SEEN)
                 wait_until("the triggered flow runs end", all_ended, 120)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(120) == 0, log.read_text(encoding="utf-8")
-    served = log.read_text(encoding="utf-8").replace(site, LOCAL)
+    served = read_terminal(log).replace(site, LOCAL)
     return outputs | {it: served for it in transcripts if it.is_serving}
 
 
-def main() -> None:
-    """Rewrite the transcripts that differ from what is printed now."""
-    parser = argparse.ArgumentParser(description="Renew the transcripts of the pages.")
-    parser.add_argument("--all", action="store_true", help="also where only names and times differ")
-    every = parser.parse_args().all
-    with server() as running:
-        os.environ["PREFECT_HOME"] = str(running.home)  # no result is cached there
-        outputs = record_server([it for it in TRANSCRIPTS if it.is_of_server])
-        alone = [it for it in TRANSCRIPTS if not it.is_of_server and not it.is_of_served_flow]
-        outputs |= {it: record(it, running.site) for it in alone}
-        of_served = [it for it in TRANSCRIPTS if it.is_of_served_flow]
-        outputs |= record_served(of_served, running.site, running.home)
+def rewrite(it: Transcript, output: str) -> None:
+    """Write the output into the page in the place of the transcript's."""
+    mark = "" if it.has_server else " no-server"
+    head = f"```console{mark}\n$ {it.command}\n"
     noise, nothing = CHANGING[0]
-    for page in PAGES:
-        renewed = iter(read_transcripts(page))
-
-        def renew(fence: re.Match[str], renewed: Iterator[Transcript] = renewed) -> str:
-            it = next(renewed)
-            if not every and normalised(outputs[it]) == normalised(it.output):
-                return fence[0]
-            print(f"Rewritten: {it}")
-            head = fence[0].partition("\n")[0]
-            return f"{head}\n$ {it.command}\n{re.sub(noise, nothing, outputs[it])}```"
-
-        text = FENCE.sub(renew, page.read_text(encoding="utf-8"))
-        page.write_text(text, encoding="utf-8", newline="\n")
-
-
-if __name__ == "__main__":
-    main()
+    text = it.page.read_text(encoding="utf-8")
+    text = text.replace(f"{head}{it.output}```", f"{head}{re.sub(noise, nothing, output)}```")
+    it.page.write_text(text, encoding="utf-8", newline="\n")

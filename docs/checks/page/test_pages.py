@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from machinery import ROOT, SCRIPTS
-from pages import LEARNINGS, PAGES, SECTIONS, map_rows
+from pages import LEARNINGS, PAGES, SECTIONS, links, map_rows, sections
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # The parts of a lesson's section, in the order in which they stand there.
@@ -28,18 +28,6 @@ def harness() -> None:
 def prose(page: Path) -> str:
     """Return the page without its blocks of code."""
     return re.sub(r"(?ms)^```.*?^```$", "", page.read_text(encoding="utf-8"))
-
-
-def links(page: Path) -> list[tuple[str, str]]:
-    """Return the text and the target of every link and image of the page, `!` before an image."""
-    found = re.findall(r"(?s)(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s]+)\)", prose(page))
-    return found + [("", target) for target in re.findall(r"<(https?:[^>]+)>", prose(page))]
-
-
-def anchors(page: Path) -> set[str]:
-    """Return the anchors that GitHub gives to the headings of the page."""
-    headings = re.findall(r"(?m)^#+ (.+)$", prose(page))
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_script_has_its_section_and_its_row_in_order() -> None:
@@ -78,23 +66,36 @@ def test_the_tutorial_stays_short() -> None:
     assert words <= 6500, f"LEARNINGS.md has {words} words; move what few need to another page"
 
 
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_new_code_is_cut_from_the_lesson(name: str) -> None:
+    blocks = re.findall(r"(?ms)^```python lesson\n(.*?)^```$", SECTIONS[name])
+    assert blocks, f"{name} shows no code: mark the block ```python lesson"
+    lesson = iter((ROOT / name).read_text(encoding="utf-8").splitlines())
+    lines = [line for block in blocks for line in block.splitlines() if line]
+    # `in` goes on where it found the line before: lines may be left out, but keep their order.
+    missing = [line for line in lines if line not in lesson]
+    assert not missing, f"{name} has no such line, or has it earlier: {missing[0]!r}"
+
+
 @pages
 def test_every_link_leads_somewhere(page: Path) -> None:
-    for text, target in links(page):
+    for target in links(prose(page)):
         path, _, anchor = target.partition("#")
         if target.startswith("http"):
             local = target.startswith("http://127.0.0.1:4200")
             assert local or path in KNOWN, f"{page.name}: {target} is not in links.txt"
         else:
             goal = page.parent / path if path else page
-            assert goal.exists(), f"{page.name}: {text} leads to {path}, which is not there"
-            assert not anchor or anchor in anchors(goal), f"{page.name}: there is no #{anchor}"
+            assert goal.exists(), f"{page.name}: a link leads to {path}, which is not there"
+            assert not anchor or anchor in sections(goal.resolve()), (
+                f"{page.name}: there is no #{anchor}"
+            )
 
 
 @pages
 def test_every_image_is_small_and_described(page: Path) -> None:
-    for text, target in links(page):
-        if text.startswith("!"):
+    for text, target in re.findall(r"(?s)!\[(.*?)\]\((\S+?)\)", prose(page)):
+        if not target.startswith("http"):
             image = page.parent / target
             assert image.read_bytes()[:4] == b"\x89PNG", f"{target} is no PNG"
             assert image.stat().st_size < 300_000, f"{target} is larger than 300 KB"
@@ -103,9 +104,7 @@ def test_every_image_is_small_and_described(page: Path) -> None:
 
 def test_every_image_is_shown_in_the_section_of_its_number() -> None:
     there = {path.resolve() for path in (ROOT / "docs").rglob("*.png")}
-    shown = {
-        (page.parent / target).resolve() for page in PAGES for _, target in links(page)
-    } & there
+    shown = {(page.parent / it).resolve() for page in PAGES for it in links(prose(page))} & there
     assert shown == there, f"no page shows {there - shown}"
     for image in re.findall(r"\]\(docs/images/(\S+)\)", LEARNINGS):
         section = LEARNINGS.partition(f"docs/images/{image}")[0].rpartition("\n## ")[2]
@@ -126,7 +125,7 @@ def test_every_block_of_code_is_closed_and_has_a_language(page: Path) -> None:
     fences = re.findall(r"(?m)^```(.*)$", text)
     assert len(fences) % 2 == 0, f"{page.name} has a block that is not closed"
     known = {"bash", "console", "diff", "ini", "mermaid", "powershell", "python", "text"}
-    known |= {"dockerfile", "toml", "yaml"}
+    known |= {"dockerfile", "sh", "toml", "yaml"}
     assert {fence.partition(" ")[0] for fence in fences[::2]} <= known
     assert set(fences[1::2]) <= {""}
     assert text.count("<details>") == text.count("</details>"), f"{page.name}: details left open"
