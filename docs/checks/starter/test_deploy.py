@@ -212,8 +212,7 @@ def test_it_is_started_again_until_the_server_answers(folder: Path) -> None:
         service = Service("churn-flow.service", folder, PREFECT_API_URL=late.api_url)
         service.start()
         try:
-            log = service.log
-            wait_until("it ends", lambda: "Start one with" in log.read_text(encoding="utf-8"), 60)
+            wait_until("it ends", lambda: "no usable Prefect API" in service.log.read_text(), 60)
             late.start()
             await_poll(late, service)
         finally:
