@@ -204,6 +204,19 @@ class Server:
             return requests.get(f"{self.api_url}/health", timeout=5).ok
         return False
 
+    def ask(self, method: str, path: str, **body: Any) -> Any:
+        """Return the JSON of the API's answer; while SQLite is busy, ask again."""
+
+        def answer() -> requests.Response | None:
+            response = requests.request(method, self.api_url + path, json=body, timeout=60)
+            return response if response.ok else None
+
+        return wait_until(f"{method} {path} is answered", answer, 90).json()
+
+    def state(self, flow_run_id: str) -> str:
+        """Return the name of the flow run's state."""
+        return str(self.ask("GET", f"/flow_runs/{flow_run_id}")["state_name"])
+
     def stop(self, by: int = signal.SIGTERM) -> None:
         """End it by this signal."""
         if self.process:

@@ -101,13 +101,6 @@ def links(text: str) -> list[str]:
     return [one or other for one, other in re.findall(r"\]\(([^)\s]+)\)|<(https?:[^>]+)>", text)]
 
 
-def find_stated(page: str, pattern: str) -> Any:
-    """Return what the page states at the pattern, the same wherever it does: group, or groups."""
-    found = set(re.findall(pattern, " ".join(page.split())))
-    assert len(found) == 1, f"the page states {pattern!r} as {found or 'nothing'}"
-    return found.pop()
-
-
 def bars(name: str) -> dict[str, list[tuple[str, int, int]]]:
     """Return the bars of the timelines in a lesson's section: name, start and end, by heading."""
     found: dict[str, list[tuple[str, int, int]]] = {}

@@ -68,11 +68,6 @@ class Transcript:
         """Whether it is lesson 09 itself, serving."""
         return self.has_server and self.command == f"python {script('09').name}"
 
-    @property
-    def is_of_server(self) -> bool:
-        """Whether it starts or stops the server that the others need, or asks for it."""
-        return self.command.startswith("prefect server")
-
 
 def read_transcripts(page: Path) -> list[Transcript]:
     """Return the transcripts of the page, in order."""
@@ -130,23 +125,6 @@ def record(transcript: Transcript, site: str) -> str:
     with tempfile.TemporaryDirectory() as home:  # a first run, on a slow machine
         waits = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300"}
         return run_command(transcript.command, None, PREFECT_HOME=home, **waits)
-
-
-def record_server(transcripts: list[Transcript]) -> dict[Transcript, str]:
-    """Return what the commands print that start a server, ask for it and stop it, in order."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
-        port = str(free_port())
-        settings = {"PREFECT_HOME": home, "PREFECT_SERVER_API_PORT": port, **SEEN}
-        site = f"http://127.0.0.1:{port}"
-        outputs = {}
-        try:
-            for it in transcripts:
-                outputs[it] = run_command(it.command, site, **settings)
-        finally:
-            run_command("prefect server stop", site, **settings)
-        with_port = [it for it in psutil.net_connections("tcp") if it.laddr[1:] == (int(port),)]
-        assert not [it for it in with_port if it.status == psutil.CONN_LISTEN], "it is not stopped"
-        return outputs
 
 
 def is_flow_run(process: psutil.Process) -> bool:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from machinery import Server, changed_copy, script, server, serving
 from pages import table_keys
 from recorded import wait_until
@@ -42,34 +41,20 @@ def plain() -> Iterator[Server]:
         yield running
 
 
-def ask(at: Server, method: str, path: str, **body: Any) -> Any:
-    """Return the JSON of the answer; while SQLite is busy, ask again."""
-
-    def answer() -> requests.Response | None:
-        response = requests.request(method, at.api_url + path, json=body, timeout=60)
-        return response if response.ok else None
-
-    return wait_until(f"{method} {path}", answer, 90).json()
-
-
 def find(at: Server, name: str) -> Any:
-    return ask(at, "GET", f"/deployments/name/user-flow/{name}")
+    return at.ask("GET", f"/deployments/name/user-flow/{name}")
 
 
 def trigger(at: Server, name: str) -> str:
-    return str(ask(at, "POST", f"/deployments/{find(at, name)['id']}/create_flow_run")["id"])
-
-
-def state(at: Server, flow_run_id: str) -> str:
-    return str(ask(at, "GET", f"/flow_runs/{flow_run_id}")["state_name"])
+    return str(at.ask("POST", f"/deployments/{find(at, name)['id']}/create_flow_run")["id"])
 
 
 def last_state(at: Server, flow_run_id: str, seconds: float = 30) -> str:
     """Return the state in which the run ends, or its state after the seconds."""
     ends = ("Completed", "Failed", "Crashed", "Cancelled")
     with suppress(AssertionError):
-        wait_until("the run ends", lambda: state(at, flow_run_id) in ends, seconds)
-    return state(at, flow_run_id)
+        wait_until("the run ends", lambda: at.state(flow_run_id) in ends, seconds)
+    return at.state(flow_run_id)
 
 
 def lesson(folder: Path, name: str, seconds: float) -> Path:
@@ -89,17 +74,17 @@ def test_how_it_ends_decides_about_the_runs(
         under_way, queued = trigger(plain, served_as), trigger(plain, served_as)
         mine = {"flow_runs": {"id": {"any_": [under_way]}}}
         recorded = "a run is in progress, in its task"
-        wait_until(recorded, lambda: ask(plain, "POST", "/task_runs/filter", **mine), 120)
+        wait_until(recorded, lambda: plain.ask("POST", "/task_runs/filter", **mine), 120)
         SEND[to](process.pid, getattr(signal, name))
         code = shell_code(process)
         # A run whose process goes on needs its 20 s; one that was lost stays as it is.
         last = last_state(plain, under_way)
-        waiting = state(plain, queued)
+        waiting = plain.state(queued)
     schedule = "paused" if find(plain, served_as)["paused"] else "goes on"
     with serving(plain.api_url, lesson(tmp_path, served_as, 0.1), log, f"user-flow/{served_as}"):
         again = last_state(plain, queued, 120)
         assert not find(plain, served_as)["paused"], "serving again does not take the pause away"
-        assert state(plain, under_way) == last, "serving again changes what was lost"
+        assert plain.state(under_way) == last, "serving again changes what was lost"
     waiting = "waits" if waiting in ("Scheduled", "Late") else waiting
     compare("endings", {key: (code, schedule, last, f"{waiting}, then {again}")}, whole=False)
 
@@ -116,8 +101,8 @@ def test_sigterm_cancels_even_a_completed_run_whose_process_lingers(
         process.send_signal(signal.SIGTERM)
         process.wait(120)
     became = "the run is Cancelled"
-    wait_until(became, lambda: state(plain, flow_run_id) == "Cancelled", 60)
-    compare("just-completed", {"SIGTERM": (before, state(plain, flow_run_id))})
+    wait_until(became, lambda: plain.state(flow_run_id) == "Cancelled", 60)
+    compare("just-completed", {"SIGTERM": (before, plain.state(flow_run_id))})
 
 
 def test_a_serving_process_whose_server_is_away(tmp_path: Path, compare: Compare) -> None:

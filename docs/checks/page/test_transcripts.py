@@ -16,7 +16,6 @@ from transcripts import (
     normalised,
     record,
     record_served,
-    record_server,
     rewrite,
 )
 
@@ -53,9 +52,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Print:
     def of(it: Transcript) -> str:
         if it in outputs:
             return outputs[it]
-        if it.is_of_server:
-            outputs.update(record_server([it for it in TRANSCRIPTS if it.is_of_server]))
-        elif it.is_of_served_flow:
+        if it.is_of_served_flow:
             served = [it for it in TRANSCRIPTS if it.is_of_served_flow]
             # The harness has no web page, and some of these commands ask for it.
             with server() as own, temporary_settings({PREFECT_API_URL: own.api_url}):

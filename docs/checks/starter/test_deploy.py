@@ -13,7 +13,6 @@ from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 from uuid import UUID
 from wsgiref.validate import validator
 
@@ -92,16 +91,6 @@ def service(api: Server, folder: Path) -> Iterator[Service]:
         yield running
 
 
-def ask(at: Server, method: str, path: str, **body: Any) -> Any:
-    """Return the JSON of the answer; while SQLite is busy, ask again."""
-
-    def answer() -> requests.Response | None:
-        response = requests.request(method, at.api_url + path, json=body, timeout=60)
-        return response if response.ok else None
-
-    return wait_until(f"{method} {path} is answered", answer, 90).json()
-
-
 def await_poll(at: Server, service: Service) -> None:
     """Wait until the service's program polls, which it does after it has read its files."""
     begun = datetime.now(UTC)
@@ -117,22 +106,18 @@ def await_poll(at: Server, service: Service) -> None:
 
 
 def start_run(at: Server, seconds: int = 0) -> str:
-    deployment = ask(at, "GET", f"/deployments/name/{NAME}")
+    deployment = at.ask("GET", f"/deployments/name/{NAME}")
     body = {"parameters": {"user_id": 101 + seconds}}
-    return str(ask(at, "POST", f"/deployments/{deployment['id']}/create_flow_run", **body)["id"])
-
-
-def read_state(at: Server, flow_run_id: str) -> str:
-    return str(ask(at, "GET", f"/flow_runs/{flow_run_id}")["state_name"])
+    return str(at.ask("POST", f"/deployments/{deployment['id']}/create_flow_run", **body)["id"])
 
 
 def await_state(at: Server, flow_run_id: str, name: str) -> None:
-    wait_until(f"the run is {name}", lambda: read_state(at, flow_run_id) == name, 90)
+    wait_until(f"the run is {name}", lambda: at.state(flow_run_id) == name, 90)
 
 
 def read_logs(at: Server, flow_run_id: str) -> list[str]:
     chosen = {"logs": {"flow_run_id": {"any_": [flow_run_id]}}}
-    return [log["message"] for log in ask(at, "POST", "/logs/filter", **chosen)]
+    return [log["message"] for log in at.ask("POST", "/logs/filter", **chosen)]
 
 
 # --- one text of lessons 09 and 12
@@ -198,7 +183,7 @@ def test_a_restart_loses_no_run(api: Server, folder: Path) -> None:
         running = start_run(api, seconds=10)
         await_state(api, running, "Running")
         code = service.stop()
-    state = read_state(api, running)
+    state = api.state(running)
     assert state == "Completed", f"a stop leaves the run in progress {state}, expected Completed"
     assert code == 0, f"expected exit code 0 from a stop, got {code}"
     queued = start_run(api)
@@ -224,10 +209,10 @@ def test_the_servers_unit_removes_old_flow_runs(tmp_path: Path) -> None:
     days = int(settings["PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"]) / 86_400
     chosen = {key: value for key, value in settings.items() if "VACUUM" in key}
     with server(**chosen) as running:
-        flow = ask(running, "POST", "/flows/", name="old")
+        flow = running.ask("POST", "/flows/", name="old")
         state = {"type": "COMPLETED"}
         ids = [
-            ask(running, "POST", "/flow_runs/", flow_id=flow["id"], state=state)["id"]
+            running.ask("POST", "/flow_runs/", flow_id=flow["id"], state=state)["id"]
             for _ in range(2)
         ]
         running.stop()
@@ -240,7 +225,7 @@ def test_the_servers_unit_removes_old_flow_runs(tmp_path: Path) -> None:
         running.start()
 
         def left() -> list[str]:
-            return [run["id"] for run in ask(running, "POST", "/flow_runs/filter")]
+            return [run["id"] for run in running.ask("POST", "/flow_runs/filter")]
 
         wait_until("the run that ended too long ago is removed", lambda: ids[0] not in left(), 60)
         assert left() == ids[1:], "a newer flow run was removed, too"
@@ -296,7 +281,7 @@ def run_cron_line(folder: Path, *changes: tuple[str, str]) -> subprocess.Complet
 
 
 def count_runs(at: Server) -> int:
-    return int(ask(at, "POST", "/flow_runs/count"))
+    return int(at.ask("POST", "/flow_runs/count"))
 
 
 def test_the_cron_job_triggers_one_run_a_day_and_prints_nothing(
