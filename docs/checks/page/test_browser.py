@@ -36,12 +36,12 @@ def page() -> Iterator[Page]:
         yield opened
 
 
-def test_the_address_that_lesson_12_prints_shows_the_run_and_its_log(
+def test_the_ui_shows_a_triggered_run_its_log_and_its_deployment(
     running: Server, page: Page
 ) -> None:
     options = ("--wait", "-p", "user_id=103")
-    told = run(script("12"), *options, seconds=300, PREFECT_API_URL=running.api_url)
-    page.goto(re.findall(r"http\S+/runs/flow-run/\S+", told.stdout + told.stderr)[0])
+    triggered = run(script("12"), *options, seconds=300, PREFECT_API_URL=running.api_url)
+    page.goto(f"{running.site}/v2/runs/flow-run/{triggered.stdout.strip()}")
     expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
     expect(page.get_by_text("User 103 is Grace Hopper")).to_be_visible()
     expect(page.get_by_text("Switch to V1 UI")).to_be_visible()  # it is the new page
