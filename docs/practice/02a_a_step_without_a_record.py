@@ -1,4 +1,4 @@
-"""Who is about to leave? Somebody who stops logging in, perhaps: count the logins.
+"""Who is about to leave? Perhaps somebody who stops logging in, so count the logins.
 
 Run:   python docs/practice/02a_a_step_without_a_record.py
 Now:   the flow does two things, and only one of them is recorded.

@@ -1,7 +1,7 @@
-"""Who is about to leave? The user service complains: we ask it twice about the same user.
+"""Who is about to leave? The user service complains that we ask for the same user twice.
 
 Run:   python docs/practice/02b_the_missing_arrow.py
-Now:   compose_message looks the user up again, and the run graph has no arrow.
+Now:   compose_message looks up the user again, and the run graph has no arrow.
 Goal:  compose_message uses what fetch_user_info returned, and the run graph shows that arrow.
 """
 

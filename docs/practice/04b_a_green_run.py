@@ -2,9 +2,9 @@
 
 Run:   python docs/practice/04b_a_green_run.py
 Now:   the flow run is Completed, but one of its task runs is not. Nobody noticed for a week.
-Goal:  1. Find the task run in the UI or in the records of your terminal. Write the id of the user
-          whom it is about into FAILED_USER.
-       2. Let the flow run fail whenever a task run fails. Leave the data and the task as they are.
+Goal:  1. Find the task run in the UI or in the records of your terminal. Write the id of its
+          user into FAILED_USER.
+       2. Make the flow run fail whenever a task run fails. Leave the data and the task as they are.
 """
 
 import time

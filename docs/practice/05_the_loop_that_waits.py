@@ -1,7 +1,7 @@
 """Who is about to leave? The flow counts the logins of three users, and it is slower each week.
 
 Run:   python docs/practice/05_the_loop_that_waits.py
-Now:   the counts are submitted, and yet they run one after the other.
+Now:   the counts are submitted, but they still run one by one.
 Goal:  all three run at the same time. The list keeps the order of the users.
 """
 

@@ -1,7 +1,7 @@
 """Who is about to leave? The user service is overloaded, and we ask it again every second.
 
 Run:   python docs/practice/06a_one_two_four.py
-Now:   three attempts fail, and before each of the next ones the task waits 1 s.
+Now:   three attempts fail, and the task waits 1 s before each retry.
 Goal:  it waits 1 s after the first failure, 2 s after the second, 4 s after the third.
 """
 

@@ -1,9 +1,9 @@
-"""Who is about to leave? The balance service is moody, and somebody asks how often we call it.
+"""Who is about to leave? The balance service is unreliable, and somebody asks how often we call it.
 
 Run:   python docs/practice/06b_how_many_attempts.py
 Now:   nobody knows.
-Goal:  run it and answer the three questions from the records of your run: open the flow run in
-       the UI, then its task runs, or read your terminal.
+Goal:  run the flow and answer the three questions from the records of your run. You find them in
+       your terminal, or in the UI if you open the flow run and then its task runs.
 """
 
 from prefect import flow, task

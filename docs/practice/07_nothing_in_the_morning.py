@@ -1,8 +1,8 @@
-"""Who is about to leave? Grace's balance is low, and the account managers want to know of it.
+"""Who is about to leave? Grace's balance is low, and the account managers want to know about it.
 
 Run:   python docs/practice/07_nothing_in_the_morning.py
-Now:   the terminal shows a warning. In the morning the terminal is closed, and the records of the
-       run on the server say nothing of Grace.
+Now:   the terminal shows a warning. In the morning, the terminal is closed, and the records of
+       the run on the server don't mention Grace.
 Goal:  the warning is among the records of the run, as a WARNING of the task run that found it.
 """
 

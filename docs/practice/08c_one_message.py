@@ -3,7 +3,7 @@
 Run:   python docs/practice/08c_one_message.py
 Now:   the message goes out, the answer gets lost, the task is retried, the message goes out again.
 Goal:  one message for each user and night, however often the task is retried or the whole flow is
-       run again. In the next night there is a new message. The retries and deliver() stay.
+       run again. The next night, there is a new message. The retries and deliver() stay.
 """
 
 from uuid import uuid4

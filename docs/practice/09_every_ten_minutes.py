@@ -1,8 +1,8 @@
-"""Who is about to leave? The account managers want to know it without asking, every ten minutes.
+"""Who is about to leave? The account managers want to know every ten minutes, without asking.
 
 Run:   python docs/practice/09_every_ten_minutes.py    (Ctrl-C ends it)
-Now:   it serves the flow, which runs when somebody triggers it and never by itself.
-Goal:  it also runs every ten minutes. The deployment's page in the UI shows its schedule.
+Now:   the program serves the flow, which only runs when somebody triggers it.
+Goal:  the flow also runs every ten minutes. The deployment's page in the UI shows its schedule.
 """
 
 from prefect import flow, task
@@ -12,13 +12,13 @@ LOGINS = {101: [5, 3, 2, 1], 102: [9, 8, 9, 10], 103: [2, 1, 0, 0]}
 
 @task
 def find_quiet_users(weeks: int) -> list[int]:
-    """Return the ids of the users who did not log in for so many weeks."""
+    """Return the ids of the users who have not logged in for this many weeks."""
     return [user_id for user_id, logins in LOGINS.items() if not any(logins[-weeks:])]
 
 
 @flow
 def quiet_flow(weeks: int = 2) -> list[int]:
-    """Return the ids of the users who did not log in for so many weeks."""
+    """Return the ids of the users who have not logged in for this many weeks."""
     return find_quiet_users(weeks)
 
 

@@ -1,7 +1,7 @@
 """Who is about to leave? Cron asks for each user every night, and after a power cut it asked twice.
 
-Run:   python docs/practice/12_one_event_once.py    (while lesson 09 serves)
-Now:   asked again for the same user and night, it schedules another flow run.
+Run:   python docs/practice/12_one_event_once.py    (while lesson 09 is serving)
+Now:   a second request for the same user and night schedules another flow run.
 Goal:  one flow run for each user and night, even if the program is started again in between.
 """
 
@@ -16,7 +16,7 @@ DEFAULT_API_URL = "http://127.0.0.1:4200/api"
 def trigger(user_id: int, night: str) -> str:
     """Schedule user-flow/user-deployment for the user; return the flow run's id.
 
-    Raises requests.RequestException if the server cannot be reached or refuses.
+    Raises requests.RequestException if the server is unreachable or returns an error.
     """
     api_url = os.environ.get("PREFECT_API_URL", DEFAULT_API_URL)
     name = "user-flow/user-deployment"

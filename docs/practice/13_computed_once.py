@@ -1,10 +1,10 @@
 """Who is about to leave? The model wants the average of the logins, which takes long to compute.
 
 Run:   python docs/practice/13_computed_once.py    (twice)
-Now:   every run computes it again, though the logins are the same as an hour ago.
-Goal:  a run with logins that were averaged before does not compute: the task run is Cached. Other
-       logins are computed. `@task` takes a cache policy, `cache_policy`. INPUTS, one of those in
-       `prefect.cache_policies`, says that the same inputs have the same result, in every run.
+Now:   every run computes the average again, even if the logins haven't changed.
+Goal:  if the average of the same logins was computed before, the task run is Cached. The average of
+       other logins is computed. `@task` accepts a `cache_policy`. With INPUTS, a policy from
+       `prefect.cache_policies`, the same inputs have the same result in every run.
 """
 
 import time

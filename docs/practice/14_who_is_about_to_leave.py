@@ -4,8 +4,8 @@ Run:   python docs/practice/14_who_is_about_to_leave.py
 Now:   the flow returns 0, and nothing is recorded.
 Goal:  - Each of the three functions is a task, and each task runs once for each user.
        - The lookups of all users run at the same time.
-       - The balance service fails at each first attempt, and is asked again.
-       - A prediction gets what the two lookups of its user returned. The run graph shows it.
+       - The balance service fails at each first attempt, and its task is retried.
+       - A prediction gets what the two lookups of its user returned. The run graph shows this.
        - The flow logs a WARNING that names the user who is most likely to leave.
        - It returns the id of this user.
 """

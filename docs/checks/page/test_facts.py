@@ -47,7 +47,7 @@ FACT = re.compile(
 FREE = {f"{number:02}" for number in range(1, 13)}
 FREE |= {f"`{name}`" for name in [*sys.stdlib_module_names, *packages_distributions()]}
 BLOCK = r"^ *```.*?^ *```$"
-HELD = rf"{BLOCK}|^Effect: .*?(?=^</details>)|^<!-- (?:compared|benchmark): .*?(?=^$|\Z)"
+HELD = rf"{BLOCK}|^- Effect: .*?(?=^</details>)|^<!-- (?:compared|benchmark): .*?(?=^$|\Z)"
 
 
 @cache

@@ -70,7 +70,7 @@ def attempts() -> Iterator[Attempt]:
     for name, title, part in parts():
         diffs = re.findall(r"(?s)```diff\n(.*?)```", part)
         run_it = re.search(r"\nRun: `python \S+ ?(.*?)`", part)
-        told = re.search(r"(?s)\nEffect: (.*?)\n+Test: (.*?)(?:\n\n|$)", part)
+        told = re.search(r"(?s)\n- Effect: (.*?)\n- Test: (.*?)(?:\n- Undo: |$)", part)
         if diffs:
             assert told, f"{name}: {title!r} has no effect, or no test"
             yield Attempt(name, title, tuple(diffs), run_it[1] if run_it else "", *told.groups())

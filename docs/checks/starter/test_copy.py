@@ -17,7 +17,7 @@ IGNORED = shutil.ignore_patterns(".*_cache", "__pycache__", ".venv")
 MUTATIONS = [
     ("services.py", "if key else {}", "if None else {}", "its_body", "key is not sent"),
     ("services.py", "json=body", "json=None", "its_body", "the body is not sent"),
-    ("services.py", "=TIMEOUT_SECONDS", "=None", "hangs", "is the time-out passed"),
+    ("services.py", "=TIMEOUT_SECONDS", "=None", "hangs", "is the timeout passed"),
     ("services.py", "> deadline", "< 0", "trickles", "a slow body has no limit"),
     ("services.py", "status_code >= 400", "status_code >= 600", "refusal", "is the status checked"),
     ("services.py", "in TRANSIENT_STATUSES", "== 503", "transient", "it is worth a retry"),

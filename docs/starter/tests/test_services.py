@@ -124,7 +124,7 @@ def test_a_service_that_hangs_is_an_outage(
     monkeypatch.setattr(services, "TIMEOUT_SECONDS", 0.2)
     service.expect_request("/user/101").respond_with_handler(hang)
     error = ask("user/101", User)
-    assert isinstance(error, OutageError), f"{error!r}: is the time-out passed to requests?"
+    assert isinstance(error, OutageError), f"{error!r}: is the timeout passed to requests?"
 
 
 def test_an_answer_that_trickles_is_an_outage(
