@@ -83,7 +83,8 @@ def wait_for_flow_run(flow_run: Json, timeout: float, api_url: str | None = None
     while state["type"] not in ENDS:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError(f"{flow_run['name']} goes on ({state['name']}). Wait longer.")
+            hint = "Is it served?" if state["type"] == "SCHEDULED" else "Wait longer."
+            raise TimeoutError(f"{flow_run['name']} goes on ({state['name']}). {hint}")
         time.sleep(min(POLL_SECONDS, left))
         try:
             flow_run = ask(api_url, "GET", path, deadline)
@@ -278,7 +279,8 @@ def main() -> None:
         if asked.wait:
             state = wait_for_flow_run(flow_run, end - time.monotonic(), api_url)["state"]
             if state["type"] != "COMPLETED":
-                problem = f"{flow_run['name']} is {state['name']} ({state['message']})"
+                reason = " ".join(str(state["message"]).split())
+                problem = f"{flow_run['name']} is {state['name']} ({reason})"
                 parser.exit(1, f"error: {problem}. Look at its log in the UI.\n")
     except KeyboardInterrupt:
         parser.exit(130, f"error: interrupted. The run may exist: ask with the key {key!r}.\n")
