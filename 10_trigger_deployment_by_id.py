@@ -22,7 +22,7 @@ def trigger_deployment(api_url: str, deployment_id: UUID, parameters: dict[str, 
     Raises requests.RequestException if no answer comes, LookupError for an answer without an id.
     """
     url, body = f"{api_url}/deployments/{deployment_id}/create_flow_run", {"parameters": parameters}
-    # A redirect is not followed, because the POST would become a GET.
+    # Don't follow a redirect: it would turn the POST into a GET.
     response = requests.post(url, json=body, timeout=TIMEOUT_SECONDS, allow_redirects=False)
     if response.status_code == 201:
         with suppress(ValueError, LookupError, TypeError):
