@@ -120,8 +120,8 @@ def test_a_server_that_is_started_in_a_terminal(tmp_path: Path, compare: Compare
     home.mkdir()
     template = (Path(prefect.settings.__file__).parent / "profiles.toml").read_text("utf-8")
     (home / "profiles.toml").write_text(template.replace("4200", port), "utf-8")
-    settings = {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": port, "TERM": "xterm"}
-    known = environment(**settings)
+    settings: dict[str, Any] = {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": port}
+    known = environment(**settings, TERM="xterm")
     known.pop("CI", None)  # Prefect asks nobody there
     logs = (tmp_path / f"{number}.log" for number in count())
 

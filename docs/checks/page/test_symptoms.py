@@ -224,12 +224,12 @@ def test_a_parameter_is_accepted_and_the_run_crashes(tmp_path: Path, compare: Co
         for words in ("secnds=1", "day=03.02.2026"):
             before = len(log.read_text())
             found = read_ended(trigger("accepted", **dict([words.split("=")])), 120)
-            error = wait_until(  # the process logs it after the run has ended
-                "the error is logged",
-                lambda before=before: re.findall(
-                    r"exceptions\.(\w+Error)", log.read_text()[before:]
-                ),
-            )[-1]
+
+            def logged(before: int = before) -> list[str]:
+                return re.findall(r"exceptions\.(\w+Error)", log.read_text()[before:])
+
+            # The process logs it after the run has ended.
+            error = wait_until("the error is logged", logged)[-1]
             logs = [it for it in found.logs if error in it.message]
             seen[words] = (found.state, f"`{error}`", len(logs))
     compare("wrong-parameters", seen)
