@@ -63,6 +63,8 @@ def test_versions(compare: Compare) -> None:
 
 def test_defaults(compare: Compare) -> None:
     keys = table_keys("defaults")
+    unknown = [it for it in keys if not hasattr(prefect.settings, it.split()[0])]
+    assert not unknown, f"reference.md, defaults: Prefect has no setting {unknown}"
     code = "import os; del os.environ['PREFECT_SERVER_ANALYTICS_ENABLED']; import prefect.settings"
     here = f"[str(getattr(prefect.settings, key.split()[0]).value()) for key in {keys}]"
     values = ast.literal_eval(run("-c", f"{code}; print({here})").stdout)
