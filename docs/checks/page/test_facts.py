@@ -1,10 +1,11 @@
 """What prose states is shown: each number, state and name in code style stands in a compared place.
 
-A compared place is a block of code, the effect of a thing to try, or a table that a check writes
-(`<!-- compared: NAME -->`): other checks hold those. Prose may take a fact from its own section,
-from the lesson that the section is about, and from what the section links to. So a sentence can
-be reworded at will, but a fact that is changed by one word stands nowhere any more. What no word
-shows, such as "is refused", belongs into an example: it would not be noticed in a sentence.
+A compared place is a block of code, the effect of a thing to try, a table that a check writes
+(`<!-- compared: NAME -->`) or one that benchmark.py writes: other checks hold those. Prose may
+take a fact from its own section, from the lesson that the section is about, and from what the
+section links to. So a sentence can be reworded at will, but a fact that is changed by one word
+stands nowhere any more. What no word shows, such as "is refused", belongs into an example: it
+would not be noticed in a sentence.
 """
 
 import re

@@ -1,5 +1,6 @@
 """What Prefect does in a notebook: docs/troubleshooting.md's table, run in Jupyter's own kernel."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,14 @@ def doubled():
 """
 
 
-def outcome(cell: nbformat.NotebookNode) -> str:
-    """Return the result of a cell, or the error that ended it."""
+def outcome(cell: nbformat.NotebookNode) -> tuple[str, str]:
+    """Return the result of a cell, or the error that ended it; and what it announced."""
     errors = [f"{it.ename}: {it.evalue}" for it in cell.outputs if it.output_type == "error"]
     results = [it.data["text/plain"] for it in cell.outputs if it.output_type == "execute_result"]
-    return f"`{(errors + results)[0].splitlines()[0]}`"
+    shown = [it.data["text/plain"] for it in cell.outputs if it.output_type == "display_data"]
+    text = re.sub(r"\x1b\[[\d;]*m", "", "".join(shown))  # without colours
+    announced = re.findall(r"(?m)^Your flow '.*?' is being served", text)
+    return f"`{(errors + results)[0].splitlines()[0]}`", "".join(announced)
 
 
 @pytest.mark.timeout(300)

@@ -8,8 +8,11 @@ import asyncio
 import datetime
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import metadata, version
+from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,10 +20,20 @@ from uuid import UUID
 import prefect.settings
 import prefect.states
 import requests
-from machinery import run, script
+from machinery import (
+    ROOT,
+    background,
+    environment,
+    free_port,
+    read_terminal,
+    run,
+    script,
+    terminal,
+)
 from pages import table_keys
 from prefect import Flow, flow, get_client, task
 from prefect.cache_policies import INPUTS
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed
@@ -50,6 +63,8 @@ def test_versions(compare: Compare) -> None:
 
 def test_defaults(compare: Compare) -> None:
     keys = table_keys("defaults")
+    unknown = [it for it in keys if not hasattr(prefect.settings, it.split()[0])]
+    assert not unknown, f"reference.md, defaults: Prefect has no setting {unknown}"
     code = "import os; del os.environ['PREFECT_SERVER_ANALYTICS_ENABLED']; import prefect.settings"
     here = f"[str(getattr(prefect.settings, key.split()[0]).value()) for key in {keys}]"
     values = ast.literal_eval(run("-c", f"{code}; print({here})").stdout)
@@ -98,6 +113,48 @@ def test_which_server(tmp_path: Path, compare: Compare) -> None:
     seen = {"environment": urls(PREFECT_API_URL=NOWHERE), "no place": urls()}
     (tmp_path / ".env").write_text(f"PREFECT_API_URL={NOWHERE}")
     compare("which-server", seen | {".env": urls()})
+
+
+def test_a_server_that_is_started_in_a_terminal(tmp_path: Path, compare: Compare) -> None:
+    """Give the profile `local` another port than 4200, which may be in use."""
+    port = str(free_port())
+    home = tmp_path / "home"
+    home.mkdir()
+    template = (Path(prefect.settings.__file__).parent / "profiles.toml").read_text("utf-8")
+    (home / "profiles.toml").write_text(template.replace("4200", port), "utf-8")
+    settings: dict[str, Any] = {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": port}
+    known = environment(**settings, TERM="xterm")
+    known.pop("CI", None)  # Prefect asks nobody there
+    logs = (tmp_path / f"{number}.log" for number in count())
+
+    def prefect_cli(*words: str) -> str:
+        log = next(logs)
+        with terminal(log) as tty:
+            command = [sys.executable, "-m", "prefect", *words]
+            subprocess.run(
+                command, check=True, cwd=tmp_path, env=known, stdin=tty, stdout=tty, stderr=tty
+            )
+        return read_terminal(log)
+
+    def outcome(command: str) -> tuple[str, str, str]:
+        printed = prefect_cli(*command.split()[1:])
+        switched = re.findall(r"Switched to profile '\w+'", printed)
+        told = run("-m", "prefect", "config", "view", cwd=tmp_path, **settings).stdout
+        code = "from prefect.settings import PREFECT_API_URL as url; print(url.value())"
+        url = run("-c", code, cwd=tmp_path, **settings).stdout.strip().replace(port, "4200")
+        (active,) = re.findall(r"PREFECT_PROFILE='(\w+)'", told)
+        return "".join(switched), active, "none" if url == "None" else url
+
+    keys = table_keys("terminal")
+    try:
+        seen = {}
+        for key in keys:
+            seen[key] = outcome(key)
+            if "--no-prompt" in key:
+                prefect_cli("server", "stop")
+    finally:
+        run("-m", "prefect", "server", "stop", cwd=tmp_path, **settings)
+    compare("terminal", seen)
 
 
 def deploy(name: str, **options: Any) -> str:
@@ -196,3 +253,46 @@ def test_exit_codes(compare: Compare) -> None:
         "--api-url": codes([deployment_id, *away], [name, *away], [name, *away]),
     }
     compare("exit-codes", seen)
+
+
+def test_ways_to_trigger(tmp_path: Path, compare: Compare) -> None:
+    """Trigger in each way, fail the new flow run, and read what the way makes of it."""
+    deploy("ways")
+    twelve = f"__import__({script('12').stem!r}).trigger('ways/d')['state']['name']"
+    url = api_url()
+    programs: dict[str, list[Any]] = {
+        "lesson 12 --wait": [script("12"), "ways/d", "--wait"],
+        "trigger(...)": ["-c", f"print({twelve})"],
+        "prefect deployment run NAME --watch": [
+            *("-m", "prefect", "deployment", "run", "ways/d", "--watch")
+        ],
+        "run_deployment(...)": [
+            "-c",
+            "from prefect.deployments import run_deployment as it; print(it('ways/d').state_name)",
+        ],
+    }
+    known: set[UUID] = set()
+
+    def new_runs() -> list[UUID]:
+        with get_client(sync_client=True) as client:
+            found = client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(any_=["ways"]))
+            )
+        return [it.id for it in found if it.id not in known]
+
+    def outcome(key: str) -> tuple[str, str]:
+        log = tmp_path / f"{len(known)}.log"
+        words = ("-X", "importtime", *programs[key])
+        with background(*words, cwd=ROOT, log=log, PREFECT_API_URL=url) as process:
+            (flow_run_id,) = wait_until(f"{key} triggers a run", new_runs, 120)
+            known.add(flow_run_id)
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(flow_run_id, Failed(), force=True)
+            code = process.wait(120)
+        text = log.read_text(encoding="utf-8")
+        imports = "yes" if re.search(r"(?m)\| +prefect$", text) else "no"
+        printed = [it for it in text.splitlines() if not it.startswith("import time:")]
+        end = f"exit code {code}" if "(" not in key else f"it returns a {printed[-1]} run"
+        return imports, end
+
+    compare("ways", {key: outcome(key) for key in programs})
