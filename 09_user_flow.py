@@ -54,6 +54,6 @@ if __name__ == "__main__":
     if interval is not None and not 1 <= interval <= 10_000_000:
         parser.error(f"argument --interval: expected 1 to 10000000 seconds, got {interval}")
     api_url = PREFECT_API_URL.value() or DEFAULT_API_URL
-    with temporary_settings({PREFECT_API_URL: api_url}):  # or each run starts another server
+    with temporary_settings({PREFECT_API_URL: api_url}):  # or each run would start a server
         check_server(api_url)
         user_flow.serve("user-deployment", interval=interval, limit=5)

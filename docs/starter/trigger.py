@@ -4,7 +4,7 @@ Run:    python trigger.py churn-flow/nightly --wait
 Notice: the flow run's id goes to stdout, all else to stderr, the outcome into the exit code:
 0 triggered, with --wait Completed. 1 The run ended, but not Completed. 2 Refused, nothing was
 triggered (usage, name, parameter, key of another event). 3 Timed out while the run goes on.
-4 No usable answer from the API; if the line says so, the run may exist. 130 Interrupted.
+4 No usable answer from the API; the line says if the run may exist. 130 Interrupted.
 """
 
 import argparse
@@ -52,8 +52,8 @@ def trigger(
 
     One `idempotency_key` is one flow run, however often you ask; without it, each call is another.
     Raises ValueError or LookupError (unknown name) if it is refused: nothing was triggered. Raises
-    PermissionError for the credentials, ConnectionError for no usable answer in `timeout` seconds:
-    if the message says that the run may exist, ask again with the same key.
+    PermissionError for the credentials, ConnectionError if no usable answer comes in `timeout`
+    seconds. If the message says that the run may exist, ask again with the same key.
     """
     deadline = time.monotonic() + timeout
     parameters = parameters or {}
