@@ -92,7 +92,7 @@ def send_notification(user: dict[str, Any], churn: float) -> str:
     time.sleep(NOTIFICATION_SECONDS)
     DELIVERED.setdefault(key, message)
     get_run_logger().info("Messages delivered: %s", len(DELIVERED))
-    check_service("message")  # after the delivery: the message is out, and only the response is lost
+    check_service("message")  # after the delivery: only the response is lost
     return message
 
 
