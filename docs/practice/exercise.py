@@ -69,7 +69,7 @@ def only_task_run(run: FlowRun, name: str) -> TaskRun:
     never_started = not run.task_runs and isinstance(run.result, BaseException)
     assert not never_started, (
         f"The call of {name} raised an exception before it started: "
-        f"{type(run.result).__name__}: {run.result}"
+        f"{type(run.result).__name__} (see below)."
     )
     return run.task_run(name)
 
