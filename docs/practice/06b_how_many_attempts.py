@@ -3,7 +3,8 @@
 Run:   python docs/practice/06b_how_many_attempts.py
 Now:   nobody knows.
 Goal:  run the flow and answer the three questions from the records of your run. You find them in
-       your terminal, or in the UI if you open the flow run and then its task runs.
+       your terminal, or in the UI if you open the flow run and then its task runs. The terminal
+       doesn't show the third answer, but the timeline of lesson 06 does.
 """
 
 from prefect import flow, task

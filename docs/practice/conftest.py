@@ -19,6 +19,7 @@ __all__ = ["harness"]
 FOLDER = Path(__file__).parent
 PROGRAMS = sorted(FOLDER.glob("[01]*.py"))
 EXERCISE = pytest.StashKey[Exercise]()
+NEWLY_SOLVED = pytest.StashKey[list[str]]()  # the programs that this run has solved
 SOLVED = "practice/solved"  # in pytest's cache: the text of each solved program, as a digest
 
 
@@ -54,6 +55,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="solved before"))
 
 
+def pytest_report_collectionfinish(items: list[pytest.Item]) -> str | list[str]:
+    """Say why nothing happens for a while, if there is anything to run."""
+    if all(item.get_closest_marker("skip") for item in items):
+        return []
+    return "Starting a server. This takes some seconds."
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
@@ -64,7 +72,10 @@ def pytest_runtest_makereport(
     if call.when != "call":
         return report
     if report.passed and item.config.cache:
-        item.config.cache.set(SOLVED, read_solved(item.config) | {path.name: digest(path)})
+        solved = read_solved(item.config)
+        if path.name not in solved:
+            item.config.stash.setdefault(NEWLY_SOLVED, []).append(path.name)
+        item.config.cache.set(SOLVED, solved | {path.name: digest(path)})
     if report.failed and call.excinfo:
         report.longrepr = explain(path, item.stash[EXERCISE], call.excinfo.value)
     return report
@@ -103,9 +114,9 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Say how many exercises are solved, and where the solutions are."""
-    solved = read_solved(config)
+    """Say which solutions to compare with, and how many exercises are solved."""
     terminalreporter.line("")
+    for name in config.stash.get(NEWLY_SOLVED, []):
+        terminalreporter.line(f"Compare yours with {relative(FOLDER)}/solutions/{name}")
+    solved = read_solved(config)
     terminalreporter.line(f"Solved: {len(solved)} of {len(PROGRAMS)} exercises.")
-    if solved:
-        terminalreporter.line(f"Compare yours with {relative(FOLDER)}/solutions/{max(solved)}")

@@ -64,6 +64,16 @@ class Exercise:
         found[0].fn = body
 
 
+def only_task_run(run: FlowRun, name: str) -> TaskRun:
+    """Return the one task run of the task; if there is none, fail with what its call raised."""
+    never_started = not run.task_runs and isinstance(run.result, BaseException)
+    assert not never_started, (
+        f"The call of {name} raised an exception before it started: "
+        f"{type(run.result).__name__} (see below)."
+    )
+    return run.task_run(name)
+
+
 def seconds_from_start(run: FlowRun) -> list[tuple[str, float, float]]:
     """Return name, start and end of each task run, in seconds since the first one started."""
     first = min((each.start for each in run.task_runs), default=None)

@@ -23,5 +23,5 @@ def test_the_answers_are_what_was_recorded(exercise: Exercise) -> None:
     words = str(module.STATE).replace(" ", "").replace("_", "").lower()
     assert words == str(waiting[0]).lower(), (
         f"STATE is {module.STATE!r}, and the server recorded another name for the time between "
-        "two attempts."
+        "two attempts: see the timeline of lesson 06."
     )

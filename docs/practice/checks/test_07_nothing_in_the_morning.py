@@ -3,10 +3,16 @@
 import logging
 
 from exercise import Exercise
+from prefect.exceptions import MissingContextError
 
 
 def test_the_warning_is_a_record_of_the_task_run(exercise: Exercise) -> None:
-    run = exercise.run_completed(103)
+    try:
+        run = exercise.run_completed(103)
+    except MissingContextError as error:
+        raise AssertionError(
+            "At the top of the file no run is in progress: call get_run_logger() inside the task."
+        ) from error
     found = [log for log in run.user_logs() if "Grace" in log.message or "103" in log.message]
     assert found, (
         "A record that names Grace Hopper was expected. The server has none: what the program "

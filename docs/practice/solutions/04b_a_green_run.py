@@ -1,6 +1,6 @@
 """`.result()` raises what the task raised, and an exception in the flow fails the flow run.
 
-All tasks are submitted before the first result is asked for, so they still run at the same time.
+All tasks are submitted before the first result is asked for, so all of them run.
 """
 
 import time
@@ -9,29 +9,27 @@ from prefect import flow, task
 
 FAILED_USER = 102
 
-LOGINS: dict[int, list[int]] = {
-    101: [5, 3, 2, 1],
-    102: [],  # joined today
-    103: [2, 1, 0, 0],
-}
+USERS = [101, 102, 103]
+LOGINS = [(101, 5), (103, 2), (101, 3), (103, 1), (103, 0), (101, 2)]  # user and logins, by week
 
 
 @task
 def average_logins(user_id: int) -> float:
     """Return the logins per week; raise LookupError if there are none yet."""
     time.sleep(0.3)
-    if not LOGINS[user_id]:
+    logins = [count for user, count in LOGINS if user == user_id]
+    if not logins:
         raise LookupError(f"user {user_id} has no logins yet")
-    return sum(LOGINS[user_id]) / len(LOGINS[user_id])
+    return sum(logins) / len(logins)
 
 
 @flow
 def averages_flow() -> str:
     """Average the logins of each user."""
-    futures = [average_logins.submit(user_id) for user_id in LOGINS]
+    futures = [average_logins.submit(user_id) for user_id in USERS]
     for future in futures:
         future.result()
-    return f"{len(LOGINS)} users are done"
+    return f"{len(USERS)} users are done"
 
 
 if __name__ == "__main__":
