@@ -12,19 +12,15 @@ from typing import Annotated, Any, TypeVar
 
 import requests
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
-from requests.exceptions import ChunkedEncodingError, ContentDecodingError, SSLError
+from requests.exceptions import SSLError
+from urllib3.exceptions import HTTPError  # a body that is cut off, or silent for too long
 
 TIMEOUT_SECONDS = 10  # to connect, and from one byte of an answer to the next
 TOTAL_SECONDS = 30  # for the whole body of an answer, however steadily it trickles
 RETRY_AFTER_LIMIT = 60  # seconds: wait as long as a service asks, but no longer than this
 # 500 is not among them: a bug in a service outlasts a retry. 520 to 524 are Cloudflare's.
 TRANSIENT_STATUSES = {408, 425, 429, 502, 503, 504, *range(520, 525)}
-TRANSIENT_ERRORS = (
-    requests.ConnectionError,
-    requests.Timeout,
-    ChunkedEncodingError,
-    ContentDecodingError,
-)
+TRANSIENT_ERRORS = (requests.ConnectionError, requests.Timeout, HTTPError)
 
 
 class ServiceError(Exception):
@@ -101,8 +97,9 @@ def request_json(path: str, answer_type: type[AnswerT], body: Any = None, key: s
             allow_redirects=False,  # requests would follow a redirected POST with a GET
             stream=True,
         ) as response:
-            for byte in response.iter_content(1):  # the deadline counts for a slow body, too
-                content += byte
+            # read1 returns what has arrived, so the deadline counts for a slow body, too.
+            while part := response.raw.read1(65_536, decode_content=True):
+                content += part
                 if time.monotonic() > deadline:
                     raise requests.Timeout(f"no complete answer within {TOTAL_SECONDS} s")
     except TRANSIENT_ERRORS as error:

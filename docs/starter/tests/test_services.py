@@ -144,6 +144,15 @@ def test_an_answer_that_trickles_is_an_outage(
     assert isinstance(error, OutageError), f"{error!r}: a slow body has no limit"
 
 
+def test_a_large_answer_is_read_in_time(
+    service: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "TOTAL_SECONDS", 3)
+    service.expect_request("/message/101").respond_with_json({"message_id": "m" * 5_000_000})
+    answer = ask("message/101", Receipt)
+    assert isinstance(answer, Receipt), f"5 MB became {answer!r}: are they read byte by byte?"
+
+
 def test_an_answer_that_is_cut_is_an_outage(service: HTTPServer) -> None:
     def cut(request: Request) -> Response:
         return Response(iter(['{"user_id":']), headers={"Content-Length": "1000"})
@@ -178,6 +187,13 @@ def test_an_untrusted_certificate_is_final(tmp_path: Path, monkeypatch: pytest.M
     assert "CERTIFICATE_VERIFY_FAILED" in str(error), f"the reason is not named: {error}"
 
 
+def test_an_error_does_not_show_the_token(service: HTTPServer) -> None:
+    service.expect_request("/user/101").respond_with_data("no access for secret-token", 403)
+    error = ask("user/101", User)
+    assert "no access for" in str(error), f"the service's own words are not shown: {error}"
+    assert "secret-token" not in str(error), f"the error, and so the log, shows the token: {error}"
+
+
 def test_an_unreachable_service_is_an_outage_and_no_password_is_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -197,6 +213,9 @@ def test_retry_after_is_seconds_or_a_date_up_to_a_limit() -> None:
     in_20_seconds = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
     assert services.read_retry_after("20") == 20
     assert services.read_retry_after(in_20_seconds) == pytest.approx(20, abs=2)
-    assert services.read_retry_after("3600") == services.RETRY_AFTER_LIMIT
+    limited = services.read_retry_after("3600")
+    assert limited == services.RETRY_AFTER_LIMIT, (
+        f"a service that asks for an hour holds up the run for {limited:.0f} s: where is the limit?"
+    )
     for nonsense in ("", "soon", "-5", "nan", "Thu, 01 Jan 1970 00:00:00 GMT"):
         assert services.read_retry_after(nonsense) == 0, f"{nonsense} is not a delay"
