@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack
 from datetime import date
 from typing import Any
 
@@ -127,11 +127,11 @@ def main() -> None:
     parser.add_argument("user_id", type=int, nargs="?", default=101, metavar="USER_ID")
     parser.add_argument("--day", type=date.fromisoformat, metavar="YYYY-MM-DD", help="not today")
     arguments = parser.parse_args()
-    from fake_services import fake_services  # nothing else here needs them
+    with ExitStack() as stack:
+        if not os.environ.get("SERVICE_URL"):
+            from fake_services import fake_services  # delete these lines with the file
 
-    service_url = os.environ.get("SERVICE_URL")
-    with nullcontext(service_url) if service_url else fake_services() as url:
-        os.environ["SERVICE_URL"] = url
+            os.environ["SERVICE_URL"] = stack.enter_context(fake_services())
         try:
             state = churn_flow(arguments.user_id, arguments.day, return_state=True)
         except RuntimeError as error:  # Prefect's: the flow's own errors are in its state

@@ -113,7 +113,8 @@ def request_json(path: str, answer_type: type[AnswerT], body: Any = None, key: s
         raise ServiceError(report(reason)) from None
 
     came = f"{response.status_code} {response.reason}: {content[:300].decode(errors='replace')!r}"
-    if response.status_code in TRANSIENT_STATUSES:
+    in_progress = bool(key) and response.status_code == 409  # an earlier attempt is not done yet
+    if in_progress or response.status_code in TRANSIENT_STATUSES:
         outage = OutageError(report(came))
         outage.retry_after = read_retry_after(response.headers.get("Retry-After", ""))
         raise outage

@@ -31,6 +31,7 @@ def service(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> HTTPServ
     monkeypatch.setenv("SERVICE_URL", httpserver.url_for(""))
     for name, answer in ANSWERS.items():
         httpserver.expect_request(f"/{name}/101").respond_with_json(answer)
+    assert min(pipeline.RETRY_DELAYS) > 0, "a service in trouble is asked again at once: no delay"
     monkeypatch.setattr(pipeline, "RETRY_DELAYS", [0.1, 0.1, 0.1])
     for name, value in vars(pipeline).items():
         if isinstance(value, Task) and value.retries:
@@ -47,9 +48,9 @@ def fail_at_first(service: HTTPServer, name: str, times: int, status: int) -> No
         )
 
 
-def requests_of(service: HTTPServer, name: str) -> list[Request]:
-    """Return the requests that the service has received."""
-    return [request for request, _ in service.log if request.path == f"/{name}/101"]
+def requests_of(service: HTTPServer, name: str, user_id: int = 101) -> list[Request]:
+    """Return the requests about the user that the service has received."""
+    return [request for request, _ in service.log if request.path == f"/{name}/{user_id}"]
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -94,6 +95,17 @@ def test_the_key_names_the_user_and_the_day(service: HTTPServer) -> None:
     assert keys[1] == keys[0], "the second attempt has another key: it would deliver a second time"
     assert keys[2] == keys[0], "a second run of the same day has another key: it would send again"
     assert keys[3] != keys[0], "another day has the same key: its message would not be delivered"
+
+
+def test_another_user_has_another_key(service: HTTPServer) -> None:
+    for name, answer in ANSWERS.items():
+        service.expect_request(f"/{name}/102").respond_with_json(answer | {"user_id": 102})
+    keys = []
+    for user_id in (101, 102):
+        pipeline.churn_flow(user_id, DAY)
+        (request,) = requests_of(service, "message", user_id)
+        keys.append(request.headers.get("Idempotency-Key"))
+    assert keys[0] != keys[1], f"both users have the key {keys[0]}: the second gets no message"
 
 
 def test_the_day_is_today_if_it_is_not_given(service: HTTPServer) -> None:
@@ -142,8 +154,9 @@ def test_retry_after_delays_the_next_attempt(service: HTTPServer) -> None:
 def test_another_users_record_is_refused(service: HTTPServer) -> None:
     other = {"user_id": 102, "name": "Alan Turing"}
     service.expect_oneshot_request("/user/101").respond_with_json(other)
-    with pytest.raises(ServiceError, match=r"another user.*102"):
-        pipeline.churn_flow(101, DAY)
+    result = pipeline.churn_flow(101, DAY, return_state=True).result(raise_on_failure=False)
+    assert isinstance(result, ServiceError), f"another user's record became {result!r}"
+    assert "another user" in str(result), f"the record of user 102 was taken for 101: {result}"
     assert not requests_of(service, "message"), "a message about the wrong user was sent"
 
 

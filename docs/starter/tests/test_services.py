@@ -71,6 +71,16 @@ def test_a_transient_status_is_an_outage(service: HTTPServer, status: int) -> No
     assert error.retry_after == 20, "Retry-After is not honoured"
 
 
+def test_a_409_to_a_key_is_an_outage(service: HTTPServer) -> None:
+    service.expect_request("/message/101").respond_with_json({"detail": "in progress"}, 409)
+    with pytest.raises((OutageError, ServiceError)) as error_info:
+        services.request_json("message/101", Receipt, {"message": "Ada leaves"}, "churn-101")
+    assert error_info.type is OutageError, (
+        "the service still works on the first attempt, and the task gives up: "
+        f"nobody learns whether the message was delivered ({error_info.value!r})"
+    )
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("body", [None, {"message": "Ada leaves"}], ids=["GET", "POST"])
 def test_a_redirect_is_an_error_that_names_where_it_leads(
