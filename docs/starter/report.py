@@ -50,6 +50,8 @@ def read_customers(source: Path) -> tuple[list[Customer], list[str]]:
         with source.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             if missing := set(Customer.model_fields) - set(rows.fieldnames or []):
+                if not rows.fieldnames:
+                    raise ValueError("the file is empty")
                 raise ValueError(f"no column {', '.join(sorted(missing))} in {rows.fieldnames}")
             for row in rows:
                 try:
@@ -59,7 +61,7 @@ def read_customers(source: Path) -> tuple[list[Customer], list[str]]:
                 except ValueError as error:
                     problems.append(f"line {rows.line_num}: {error}")
         if not customers:
-            raise ValueError("no row that can be used")
+            raise ValueError("; ".join(["no row that can be used", *problems[:3]]))
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(f"cannot report on {source}: {error}") from None
     return list(customers.values()), problems
@@ -105,7 +107,11 @@ def main() -> None:
     """Run the flow once; exit with 1 and one line if the run does not complete."""
     parser = argparse.ArgumentParser(description="Report on each plan of a file of customers.")
     parser.add_argument("source", type=Path)
-    state = report_flow(parser.parse_args().source, Path("report.md"), return_state=True)
+    source = parser.parse_args().source
+    try:
+        state = report_flow(source, Path("report.md"), return_state=True)
+    except RuntimeError as error:  # Prefect's: the flow's own errors are in its state
+        sys.exit(f"error: {error}. Start the server, or unset PREFECT_API_URL.")
     if not state.is_completed():
         sys.exit(f"error: {state.message}")
     print(state.result())

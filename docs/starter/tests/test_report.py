@@ -41,12 +41,16 @@ def test_damaged_rows_are_named_and_left_out(
     ("content", "expected"),
     [
         (None, "No such file"),
-        (b"", "no column balance, customer_id, left, logins, plan"),
+        (b"", "the file is empty"),
         (b"customer_id;plan;balance;logins;left\n1;pro;1;1;0\n", "no column"),
         (b"customer_id,plan,balance,logins,left\n", "no row that can be used"),
+        (
+            b"customer_id,plan,balance,logins,left\nx,pro,1,1,0\ny,pro,1,1,0\n",
+            "no row that can be used; line 2: .*'x'.*; line 3: .*'y'",
+        ),
         (b"customer_id,plan,balance,logins,left\n1,caf\xe9,1,1,0\n", "utf-8"),
     ],
-    ids=["missing", "empty", "semicolons", "no rows", "not UTF-8"],
+    ids=["missing", "empty", "semicolons", "no rows", "damaged", "not UTF-8"],
 )
 def test_a_file_that_cannot_be_used_is_one_clear_error(
     tmp_path: Path, content: bytes | None, expected: str
