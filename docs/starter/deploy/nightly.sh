@@ -18,9 +18,13 @@ end=$({
 } 2>&1 | stamp | tee -a nightly.log | tail -n 2)
 
 case $end in
-*"exit code 0") ;;
-*)
-  printf 'churn-flow of %s did not complete:\n%s\n' "$day" "$end"
-  exit 1
+*"exit code 0") exit ;;
+esac
+printf 'churn-flow of %s did not complete:\n%s\n' "$day" "$end"
+case $end in
+*"exit code 1") # the run ended: under the same key, another trigger only returns it again
+  echo "Mend the cause, and run it again under its id or name:"
+  echo "cd $PWD && PREFECT_API_URL=$PREFECT_API_URL .venv/bin/python -m prefect flow-run retry NAME"
   ;;
 esac
+exit 1

@@ -1,7 +1,7 @@
 """A web service that triggers the pipeline: POST /churn/USER_ID with an Idempotency-Key header.
 
-Try it: REMOTE_USER=me python -m deploy.web     (in the folder of trigger.py; port 8000)
-        curl -X POST -H 'Idempotency-Key: order-1' http://127.0.0.1:8000/churn/101
+Try it: REMOTE_USER=me python -m deploy.web     (in the folder of trigger.py; port 8080)
+        curl -X POST -H 'Idempotency-Key: order-1' http://127.0.0.1:8080/churn/101
 Use it: any WSGI server runs `deploy.web:application`.
 """
 
@@ -72,4 +72,4 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    make_server("127.0.0.1", 8000, application).serve_forever()
+    make_server("127.0.0.1", 8080, application).serve_forever()
