@@ -16,7 +16,7 @@ from requests.exceptions import SSLError
 from urllib3.exceptions import HTTPError  # a body that is cut off, or silent for too long
 
 TIMEOUT_SECONDS = 10  # to connect, and from one byte of an answer to the next
-TOTAL_SECONDS = 30  # for the whole body of an answer, however steadily it trickles
+TOTAL_SECONDS = 30  # for the whole body, however slowly it trickles (headers have no such limit)
 RETRY_AFTER_LIMIT = 60  # seconds: wait as long as a service asks, but no longer than this
 # 500 is not among them: a bug in a service outlasts a retry. 520 to 524 are Cloudflare's.
 TRANSIENT_STATUSES = {408, 425, 429, 502, 503, 504, *range(520, 525)}
