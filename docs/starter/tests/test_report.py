@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import report
 
@@ -62,3 +63,13 @@ def test_a_file_that_cannot_be_used_is_one_clear_error(
     with pytest.raises(ValueError, match=f"customers.csv.*{expected}"):
         report.report_flow(source, target)
     assert target.read_text(encoding="utf-8") == "the last good report", "the report is overwritten"
+
+
+def test_a_missing_server_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "customers.csv")])
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
+        pytest.raises(SystemExit, match=r"error: .*Start the server") as exit_info,
+    ):
+        report.main()
+    assert "\n" not in str(exit_info.value), "more than one line is printed"
