@@ -41,7 +41,7 @@ MUTATIONS = [
     ("pipeline.py", ", retry_condition_fn=is_outage", "", "a_refusal", "its retry condition"),
     ("pipeline.py", "get_run_logger().warning", "get_run_logger().debug", "logged", "one WARNING"),
     ("pipeline.py", "time.sleep(", "max(0, ", "retry_after", "was asked again after"),
-    ("report.py", "except RuntimeError", "except KeyError", "missing_server", "Failed to reach API"),
+    ("report.py", "except RuntimeError", "except KeyError", "missing_server", "Failed to reach"),
     ("report.py", "is not customer", "is None", "damaged", "does not name"),
 ]
 

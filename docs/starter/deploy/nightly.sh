@@ -23,7 +23,7 @@ esac
 printf 'churn-flow of %s did not complete:\n%s\n' "$day" "$end"
 case $end in
 *"exit code 1") # the run ended: under the same key, another trigger only returns it again
-  echo "Mend the cause, and run it again under its id or name:"
+  echo "Correct the cause, then run it again by its name:"
   echo "cd $PWD && PREFECT_API_URL=$PREFECT_API_URL .venv/bin/python -m prefect flow-run retry NAME"
   ;;
 esac
