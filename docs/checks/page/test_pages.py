@@ -148,3 +148,8 @@ def test_the_command_that_renews_the_lock_is_the_one_that_made_it() -> None:
     assert told, "no page has the command that renews the lock"
     lock = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     assert told[1] in lock, "constraints.txt was made by another command"
+
+
+def test_readme_uses_one_other_port_in_each_line_about_it() -> None:
+    ports = set(re.findall(r"(?:127\.0\.0\.1:|--port )(\d+)", README)) - {"4200"}
+    assert len(ports) == 1, f"README.md names {sorted(ports)} in the place of port 4200"
