@@ -22,7 +22,7 @@ MUTATIONS = [
     ("services.py", "status_code >= 400", "status_code >= 600", "refusal", "is the status checked"),
     ("services.py", "in TRANSIENT_STATUSES", "== 503", "transient", "it is worth a retry"),
     ("services.py", "redirects=False", "redirects=True", "redirect", "redirect was followed"),
-    ("services.py", "if 300 <=", "if 600 <=", "redirect", "a redirect became"),
+    ("services.py", "if 300 <=", "if 600 <=", "redirect", "where the redirect leads"),
     ("services.py", "strict=True", "strict=False", "shape", "is it validated"),
     ("services.py", "_validate_json(bytes(content))", "_construct()", "shape", "is it validated"),
     ("services.py", "if isinstance(error, SSLError)", "if False", "certificate", "trusted"),
@@ -111,7 +111,7 @@ def test_the_tests_notice_what_a_change_loses(tested: tuple[Path, str], tmp_path
         assert old in text, f"{name} has no {old!r}"
         (folder / name).write_text(text.replace(old, new), "utf-8")
         _, output = run(f"{tested[0]}/.venv/bin/python -m pytest -x -k {tests}", folder)
-        is_noticed = re.search(r"\d+ failed", output) and lost in output
+        is_noticed = re.search(r"\d+ (failed|error)", output) and lost in output
         return "" if is_noticed else f"{name}: {old!r} is now {new!r}, and {output}"
 
     with ThreadPoolExecutor(2) as pool:
