@@ -101,26 +101,28 @@ def test_sigterm_cancels_even_a_completed_run_whose_process_lingers(
     compare("just-completed", {"SIGTERM": (before, after)})
 
 
-def test_serving_processes_whose_server_is_down(tmp_path: Path, compare: Compare) -> None:
+def test_serving_processes_whose_server_is_down(
+    plain: Server, tmp_path: Path, compare: Compare
+) -> None:
     """Let two of three give up at once instead of after minutes: their client does not retry."""
     impatient = {"PREFECT_CLIENT_MAX_RETRIES": "0"}
-    with server() as down, ExitStack() as stack:
+    with ExitStack() as stack:
 
-        def process(name: str, **settings: Any) -> Any:
-            return stack.enter_context(serve(down, tmp_path / name, name, 0.1, **settings))
+        def start(name: str, **settings: Any) -> Any:
+            return stack.enter_context(serve(plain, tmp_path / name, name, 0.1, **settings))
 
-        patient = process("patient")
-        others = {it: process(it, **impatient) for it in ("stays away", "SIGINT")}
-        down.stop()
+        patient = start("patient")
+        others = {it: start(it, **impatient) for it in ("stays away", "SIGINT")}
+        plain.stop()
         others["SIGINT"].send_signal(signal.SIGINT)
         seen: dict[str, Any] = {}
-        for key, other in others.items():
-            code = shell_code(other)
+        for key, process in others.items():
+            code = shell_code(process)
             text = (tmp_path / key / "log").read_text(encoding="utf-8")
             failed = re.findall(r"Failed the last \d+ attempts", text)
             seen[key] = (f"exit code {code}", failed[0] if failed else text.splitlines()[-1][:80])
-        down.start()
-        run = down.wait_for(down.trigger("user-flow/patient"), *ENDS)
+        plain.start()
+        run = plain.wait_for(plain.trigger("user-flow/patient"), *ENDS)
         goes_on = patient.poll() is None
         seen["away back"] = (f"goes on, a run is {run}" if goes_on else "ends", "")
     compare("server-away", seen)
