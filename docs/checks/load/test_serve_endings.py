@@ -91,7 +91,7 @@ def test_how_it_ends_decides_about_the_runs(
 def test_sigterm_cancels_even_a_completed_run_whose_process_lingers(
     plain: Server, tmp_path: Path, compare: Compare
 ) -> None:
-    lingers = ("return user\n", "import threading; threading.Timer(20, str).start(); return user\n")
+    lingers = ("return user\n", "import threading; threading.Timer(8, str).start(); return user\n")
     with serve(plain, tmp_path, "just-completed", 0.1, lingers) as process:
         flow_run_id = plain.trigger("user-flow/just-completed")
         before = plain.wait_for(flow_run_id, *ENDS)
