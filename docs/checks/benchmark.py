@@ -1,7 +1,7 @@
 """Measure the times and losses in docs/growing/costs.md, and write them there.
 
-Run:    python docs/checks/benchmark.py                  (all tables, about ten minutes)
-        python docs/checks/benchmark.py trigger loss     (some of the tables)
+Run:    python docs/checks/benchmark.py                         (all tables, about ten minutes)
+        python docs/checks/benchmark.py --only trigger loss     (some of the tables)
 It starts the servers that it needs, on free ports, and stops them again.
 """
 
@@ -140,8 +140,8 @@ TABLES = {it.__name__: it for it in (machine, start, trigger, loss)}
 def main() -> None:
     """Measure the tables that are asked for, print their rows, and write them to the page."""
     parser = argparse.ArgumentParser(description="Measure the tables of docs/growing/costs.md.")
-    parser.add_argument("tables", nargs="*", choices=TABLES, default=[*TABLES], metavar="TABLE")
-    tables = parser.parse_args().tables
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=[*TABLES], metavar="TABLE")
+    tables = parser.parse_args().only
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, server() as running:
         clone = make_clone(Path(folder), 1, PREFECT_API_URL=running.api_url)
         for name in tables:
