@@ -300,7 +300,8 @@ def test_both_are_served_and_lesson_12_triggers_scoring(tmp_path: Path) -> None:
 def test_the_generator_makes_the_file_byte_for_byte(tmp_path: Path) -> None:
     made = run(shutil.copy(GROWING / "make_users.py", tmp_path))
     assert made.returncode == 0, made.stderr
-    assert (tmp_path / "users.csv").read_bytes() == read_users.FILE.read_bytes()
+    same = (tmp_path / "users.csv").read_bytes() == read_users.FILE.read_bytes()
+    assert same, "make_users.py makes another file than users.csv"
 
 
 def test_the_estimates_agree_with_the_constants(compare: Compare) -> None:

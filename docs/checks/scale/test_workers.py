@@ -133,7 +133,7 @@ def test_the_runs_of_a_killed_worker_are_restarted_by_another_one(
 def test_a_worker_keeps_its_limit_and_when_it_dies_alone_its_runs_crash(
     team: Clone, at: Server, compare: Compare
 ) -> None:
-    set_seconds(team, 10)
+    set_seconds(team, 20)  # the first one must not end before the second one runs
     with team.terminal(block("--name worker-3"), "started!") as worker:
         first, second, third = (at.trigger() for _ in range(3))
         running = [at.wait_for(it, "Running") for it in (first, second)]
