@@ -38,6 +38,7 @@ from score_users import LESSON_WEIGHTS, VARIABLE, Weights, read_published
 pytestmark = pytest.mark.timeout(300)  # most of it is imports and starts, on a busy machine
 
 Compare = Callable[..., None]
+PAGE = (GROWING / "machine_learning.md").read_text("utf-8")
 HEADER, *ROWS = read_users.FILE.read_text(encoding="utf-8").splitlines()
 USERS, _ = read_users.check_rows.fn("\n".join([HEADER, *ROWS]))
 SPLITS = training.split_users.fn(USERS)
@@ -138,7 +139,7 @@ def test_what_is_computed_again(
     compare("caching", dict(zip(table_keys("caching"), of_fit, strict=True)))
 
 
-@pytest.mark.parametrize("runner", ["processes", "dask"])
+@pytest.mark.parametrize("runner", re.findall(r"--runner (\w+)", PAGE))
 def test_any_task_runner_will_do(
     runner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,8 +186,8 @@ def die_before_publishing(folder: Path) -> FlowRun:
     killed = run("-c", code, seconds=240, PREFECT_API_URL=api_url)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert Variable.get(VARIABLE) is None
-    page = (GROWING / "machine_learning.md").read_text("utf-8")
-    free = re.findall(r"(?m)^prefect (gcl .*)$", page)[0].split()
+    free = re.findall(r"(?m)^prefect (gcl .*)$", PAGE)[0].split()
+    assert free[2] == training.LOCK, "machine_learning.md frees another limit"
     freed = run("-m", "prefect", *free[:2], "crash", *free[3:], PREFECT_API_URL=api_url)
     assert freed.returncode == 0, freed.stderr
     with get_client(sync_client=True) as client:
