@@ -115,6 +115,28 @@ def read_terminal(log: Path) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\].*?(\x07|\x1b\\)", "", text)
 
 
+def run_in_terminal(command: str, cwd: Path = ROOT, **settings: str) -> str:
+    """Run a shell's command in a terminal, as a person does; return what it shows, uncoloured."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    known = environment(PATH=path, TERM="xterm", **settings)
+    known.pop("CI", None)  # Prefect asks and prints less there
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        with terminal(log) as tty:
+            subprocess.run(
+                command,
+                check=False,
+                shell=True,
+                cwd=cwd,
+                env=known,
+                stdin=tty,
+                stdout=tty,
+                stderr=tty,
+                timeout=600,
+            )
+        return read_terminal(log)
+
+
 @contextmanager
 def background(
     *words: str | Path,

@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import nbformat
 import pytest
 import requests
 from machinery import Server, background, end, run, server
+from nbclient import NotebookClient
+from pages import table_keys
 from prefect import get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed
 from recorded import read_ended, wait_until
+from served import becomes, deploy, deployment, post, read_state, set_state, trigger
 
 pytestmark = pytest.mark.timeout(600)  # most of it is waiting, on a busy machine
 
@@ -39,6 +42,26 @@ def served(seconds: float = 0, day: datetime.date = datetime.date(2026, 2, 3)):
 
 if __name__ == "__main__":
     served.serve("d", interval=3600, limit=1)
+"""
+FIRST_CELL = """
+import asyncio
+from prefect import flow, task
+
+@flow
+def hello():
+    return "Hello"
+
+@flow
+async def hello_async():
+    return "Hello"
+
+@task
+def double(number):
+    return 2 * number
+
+@flow
+def doubled():
+    return double.map([1, 2]).result()
 """
 
 
@@ -71,44 +94,13 @@ def serve(folder: Path, name: str, *changes: tuple[str, str]) -> Iterator[tuple[
     (folder / "flows.py").write_text(text)
     (folder / "helper.py").write_text('VERSION = "old"')
     log = folder / f"{time.monotonic_ns()}.log"
-    url = PREFECT_API_URL.value() or ""
-    with background(folder / "flows.py", cwd=folder, log=log, PREFECT_API_URL=url) as process:
+    settings: dict[str, Any] = {
+        "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+    }
+    with background(folder / "flows.py", cwd=folder, log=log, **settings) as process:
         wait_until("it serves", lambda: "being served" in log.read_text(), 60)
         yield process, log
-
-
-def deployment(name: str) -> Any:
-    """Return the server's record of NAME/d."""
-    with get_client(sync_client=True) as client:
-        return client.read_deployment_by_name(f"{name}/d")
-
-
-def deploy(name: str, **options: Any) -> None:
-    """Create the deployment NAME/d, which nothing serves."""
-    with get_client(sync_client=True) as client:
-        client.create_deployment(client.create_flow_from_name(name), "d", **options)
-
-
-def trigger(name: str, **parameters: Any) -> UUID:
-    """Ask for a run of NAME/d, and return its id."""
-    with get_client(sync_client=True) as client:
-        made = client.create_flow_run_from_deployment(deployment(name).id, parameters=parameters)
-    return made.id
-
-
-def state(flow_run_id: UUID) -> str:
-    """Return the name of the run's state, or `gone` if the server has no such run."""
-    with get_client(sync_client=True) as client:
-        try:
-            return client.read_flow_run(flow_run_id).state_name or ""
-        except ObjectNotFound:
-            return "gone"
-
-
-def becomes(flow_run_id: UUID, *names: str) -> str:
-    """Wait until the run is in one of these states, and return which."""
-    wait_until(f"the run is {' or '.join(names)}", lambda: state(flow_run_id) in names, 120)
-    return state(flow_run_id)
 
 
 def ended(flow_run_id: UUID) -> str:
@@ -120,48 +112,45 @@ def test_a_run_stays_scheduled_or_late(tmp_path: Path, compare: Compare) -> None
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name="pool", type="process", is_paused=True))
         deploy("pooled", work_pool_name="pool")
-        pooled = trigger("pooled")
+        deploy("waiting")
+        pooled, unserved = trigger("pooled"), trigger("waiting")
 
         def offered() -> list[UUID]:
             found = client.get_scheduled_flow_runs_for_work_pool("pool")
             return [each.flow_run.id for each in found]
 
-        deploy("waiting")
-        unserved = trigger("waiting")
-        seen: dict[str, Any] = {"nothing": (becomes(unserved, "Late"),)}
-        seen["pool"] = (becomes(pooled, "Late"),)
+        late = [becomes(each, "Late") for each in (pooled, unserved)]
         assert offered() == []
         client.update_work_pool("pool", WorkPoolUpdate(is_paused=False))
-        seen["pool"] += ("offered to a worker" if offered() == [pooled] else "not offered",)
+        assert offered() == [pooled]
     with serve(tmp_path, "waiting"):
-        seen["nothing"] += (ended(unserved),)
+        seen = {"nothing": (late[1], ended(unserved)), "pool": (late[0], "offered to a worker")}
         runs = [trigger("waiting", seconds=6) for _ in "12"]
-        wait_until("one of them runs", lambda: any(state(each) == "Running" for each in runs))
-        (queued,) = [each for each in runs if state(each) != "Running"]
+        wait_until("one runs", lambda: "Running" in map(read_state, runs))
+        (queued,) = [each for each in runs if read_state(each) != "Running"]
         seen["limit"] = (becomes(queued, "Late", "Running"), ended(queued))
     compare("waiting", seen)
 
 
 def test_a_run_stays_running_or_submitting(api_url: str, tmp_path: Path, compare: Compare) -> None:
     with serve(tmp_path, "killed", ("limit=1", "limit=2")) as (process, _):
-        running = trigger("killed", seconds=600)
-        becomes(running, "Running")
-        starting = trigger("killed", seconds=600)
-        becomes(starting, "Submitting")
+        runs = []
+        for state in ("Running", "Submitting"):
+            runs.append(trigger("killed", seconds=600))
+            becomes(runs[-1], state)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    runs = (running, starting)
-    seen = {"SIGKILL": tuple(map(state, runs))}
-    for command in ("cancel", "delete"):
-        if command == "delete":
-            with get_client(sync_client=True) as client:
-                for each in runs:
-                    client.set_flow_run_state(each, Crashed(), force=True)
-            seen["set_flow_run_state"] = tuple(map(state, runs))
+
+    def after(command: str) -> tuple[str, ...]:
         for each in runs:
             run("-m", "prefect", "flow-run", command, str(each), PREFECT_API_URL=api_url)
-        seen[f"prefect flow-run {command}"] = tuple(map(state, runs))
-    compare("killed", seen)
+        return tuple(map(read_state, runs))
+
+    seen = {"SIGKILL": tuple(map(read_state, runs)), "prefect flow-run cancel": after("cancel")}
+    for each in runs:
+        set_state(each, Crashed())
+    seen["set_flow_run_state"] = tuple(map(read_state, runs))
+    compare("killed", seen | {"prefect flow-run delete": after("delete")})
 
 
 def test_an_edit_is_not_seen_by_the_serving_process(tmp_path: Path, compare: Compare) -> None:
@@ -234,19 +223,37 @@ def test_a_parameter_is_accepted_and_the_run_crashes(tmp_path: Path, compare: Co
     compare("wrong-parameters", seen)
 
 
-def test_503_and_database_is_locked(own_server: Server, api_url: str, compare: Compare) -> None:
-    deploy("locked")
-    create = f"{api_url}/deployments/{deployment('locked').id}/create_flow_run"
-
-    def post() -> int:
-        return requests.post(create, json={"idempotency_key": "k"}, timeout=100).status_code
-
+def test_503_and_database_is_locked(own_server: Server, compare: Compare) -> None:
+    deployment_id = deploy("locked")
+    url = f"{own_server.api_url}/deployments/{deployment_id}/create_flow_run"
     writer = sqlite3.connect(own_server.home / "prefect.db", timeout=60, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
-    seen = {"locked": post()}
+    seen = {"locked": requests.post(url, json={"idempotency_key": "k"}, timeout=100).status_code}
     writer.execute("ROLLBACK")
     writer.close()
     assert "database is locked" in (own_server.home / "server.log").read_text(encoding="utf-8")
-    seen["free"] = wait_until("it is accepted", lambda: (code := post()) != 503 and code)
-    seen["again"] = wait_until("it is known", lambda: (code := post()) != 503 and code)
+    for key in ("free", "again"):
+        seen[key] = post(deployment_id, idempotency_key="k").status_code
     compare("locked", seen)
+
+
+def cell_outcome(cell: nbformat.NotebookNode) -> tuple[str, str]:
+    """Return the result of a notebook's cell, or the error that ended it; what it announced."""
+    errors = [f"{it.ename}: {it.evalue}" for it in cell.outputs if it.output_type == "error"]
+    data = [it.data["text/plain"] for it in cell.outputs if "data" in it]
+    text = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(data))  # without colours
+    announced = re.findall(r"(?m)^Your flow '.*?' is being served", text)
+    return f"`{(errors + data)[0].splitlines()[0]}`", "".join(announced)
+
+
+def test_cells_of_a_notebook(
+    tmp_path: Path, api_url: str, monkeypatch: pytest.MonkeyPatch, compare: Compare
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", api_url)
+    keys = table_keys("notebook")
+    v4: Any = nbformat.v4
+    book = v4.new_notebook(cells=[v4.new_code_cell(it) for it in [FIRST_CELL, *keys]])
+    options: dict[str, Any] = {"kernel_name": "python3", "allow_errors": True, "timeout": 200}
+    NotebookClient(book, resources={"metadata": {"path": str(tmp_path)}}, **options).execute()
+    seen = map(cell_outcome, book.cells[1:])
+    compare("notebook", dict(zip(keys, seen, strict=True)))
