@@ -1,7 +1,7 @@
-"""The checks run flows on Prefect's test harness, as the stages do: see tests/conftest.py.
+"""What all checks use: the fixtures `harness` and `record` of tests/conftest.py, and `compare`.
 
 With `--write changed` tables and transcripts are written instead of compared; with `--write all`
-also transcripts that only differ in names and times.
+also the pictures, and transcripts that only differ in names and times.
 """
 
 import signal
@@ -15,19 +15,13 @@ from tests.conftest import harness, record
 
 __all__ = ["harness", "record"]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def always_on_the_harness(harness: None) -> None:
-    """Start the harness, also for a check that asks for no fixture; some modules replace it."""
-
-
 # A shell's `&` has its programs ignore SIGINT, and those that they start: here they receive it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that writes what the pages show."""
-    parser.addoption("--write", choices=["changed", "all"], help="write tables and transcripts")
+    parser.addoption("--write", choices=["changed", "all"], help="write what the pages show")
 
 
 @pytest.fixture

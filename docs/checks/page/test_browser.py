@@ -26,11 +26,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def harness() -> None:
-    """Start no server without a UI."""
-
-
 @pytest.fixture(scope="module")
 def running() -> Iterator[Server]:
     """Run a server with its UI, on which lesson 09 is served."""

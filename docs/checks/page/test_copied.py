@@ -10,11 +10,6 @@ from machinery import ROOT, run, script
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def harness() -> None:
-    """Start no server: the copies start their own."""
-
-
 def run_alone(folder: Path, *names: str, plugin: str = "") -> None:
     """Run the tests in a folder, after copying these files, without settings and other plugins."""
     for name in ("tests/conftest.py", "tests/recorded.py", *names):

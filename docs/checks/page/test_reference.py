@@ -16,6 +16,7 @@ from uuid import UUID
 
 import prefect.settings
 import prefect.states
+import pytest
 import requests
 from machinery import background, free_port, run, run_in_terminal, script
 from pages import table_keys
@@ -25,6 +26,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from recorded import wait_until
 from served import api_url, deploy, post, set_state
+
+pytestmark = pytest.mark.usefixtures("harness")
 
 Compare = Callable[..., None]
 NOWHERE = "http://127.0.0.1:1/api"  # no server answers there

@@ -65,11 +65,6 @@ def doubled():
 """
 
 
-@pytest.fixture(scope="session", autouse=True)
-def harness() -> None:
-    """Take the place of the harness: these checks have a server of their own."""
-
-
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[Server]:
     """Run a server that calls a run Late after a second."""

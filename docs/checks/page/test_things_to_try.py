@@ -16,7 +16,10 @@ from pages import FENCE, PAGES, RUN_ID, SECTIONS, work_seconds
 from prefect.settings import PREFECT_API_URL
 from recorded import read_ended
 
-pytestmark = pytest.mark.timeout(900)  # most of it is waiting, on a busy machine
+pytestmark = [
+    pytest.mark.usefixtures("harness"),
+    pytest.mark.timeout(900),  # most of it is waiting, on a busy machine
+]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import os
 import re
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,7 +44,10 @@ from pages import (
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from recorded import FlowRun, read_ended, wait_until
 
-pytestmark = pytest.mark.timeout(900)  # most of it is waiting, on a busy machine
+pytestmark = [
+    pytest.mark.usefixtures("harness"),
+    pytest.mark.timeout(900),  # most of it is waiting, on a busy machine
+]
 
 # How much more than the work a transcript on the page may show: the page states it.
 (TOLERANCE,) = map(float, re.findall(r"took at most ([\d.]+) s more", LEARNINGS))
@@ -109,13 +111,6 @@ def runs_of(it: Transcript, output: str) -> list[FlowRun]:
     return [read_once(UUID(each)) for each in RUN_ID.findall(output) + re.findall(alone, output)]
 
 
-def is_flow_run(process: psutil.Process) -> bool:
-    """Return whether it is the process of a flow run, and has not ended."""
-    with suppress(psutil.Error):
-        return "spawn_main" in " ".join(process.cmdline())
-    return False
-
-
 def run_served(on: Server) -> dict[Transcript, str]:
     """Return what lessons 09 to 12 print: 09 serves while the others run, then gets Ctrl-C."""
     outputs = {}
@@ -126,15 +121,15 @@ def run_served(on: Server) -> dict[Transcript, str]:
         serving(on.api_url, nine, log, tty=tty, TERM="xterm", **SEEN) as process,
     ):
 
-        def idle() -> bool:
-            return not any(map(is_flow_run, psutil.Process(process.pid).children()))
+        def idle() -> bool:  # only the tracker of multiprocessing is left
+            return len(psutil.Process(process.pid).children()) < 2
 
         for it in SERVED:
             if it not in serves:
                 site = on.site if it.has_server else f"http://127.0.0.1:{free_port()}"
                 outputs[it] = run_command(it.command, site, **SEEN)
-                runs_of(it, outputs[it])  # wait for their ends: with one in progress,
-                wait_until("the processes of flow runs end", idle, 120)  # Ctrl-C prints more
+                runs_of(it, outputs[it])  # wait until they have ended: with a run in progress,
+                wait_until("their processes end", idle, 120)  # Ctrl-C prints more
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(120) == 0, log.read_text(encoding="utf-8")
     return outputs | dict.fromkeys(serves, read_terminal(log).replace(on.site, LOCAL))

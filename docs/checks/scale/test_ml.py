@@ -31,7 +31,10 @@ import score_users
 import train_churn as training
 from score_users import LESSON_WEIGHTS, VARIABLE, Weights, read_published
 
-pytestmark = pytest.mark.timeout(300)  # most of it is imports and starts, on a busy machine
+pytestmark = [
+    pytest.mark.usefixtures("harness"),
+    pytest.mark.timeout(300),  # most of it is imports and starts, on a busy machine
+]
 
 HEADER, *ROWS = read_users.FILE.read_text(encoding="utf-8").splitlines()
 USERS, _ = read_users.check_rows.fn("\n".join([HEADER, *ROWS]))

@@ -55,7 +55,7 @@ def test_the_costs_are_consistent() -> None:
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Clone:
+def clone(harness: None, tmp_path: Path) -> Clone:
     """Return a clone with short seconds, on the harness's server."""
     return make_clone(tmp_path, FACTOR, PREFECT_API_URL=str(PREFECT_API_URL.value()))
 
