@@ -98,7 +98,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[Attempt, set[str]]:
         place.mkdir()
         attempt.make(place)
         shutil.copy(ROOT / "tests" / f"test_{attempt.script}", place)
-    options = ("--import-mode=importlib", "-o", "pythonpath=.", "-n2", "-q", "-rfE")
+    options = ("--import-mode=importlib", "-o", "pythonpath=.", "-q", "-rfE")
     told = run("-m", "pytest", *options, cwd=folder, seconds=800).stdout
     assert re.search(r"(?m)^\d+ failed, \d+ passed", told), told
     found: dict[Attempt, set[str]] = {attempt: set() for attempt in ATTEMPTS}
