@@ -89,7 +89,7 @@ def run(
 def terminal(log: Path) -> Iterator[int]:
     """Yield a terminal, as a file descriptor for stdout and stderr; what it shows is in the log.
 
-    What still has it open 10 s after the block is not waited for.
+    What still has it open 3 s after the block is not waited for.
     """
     shown, end = pty.openpty()
     termios.tcsetwinsize(end, (50, 100))
@@ -105,7 +105,7 @@ def terminal(log: Path) -> Iterator[int]:
         yield end
     finally:
         os.close(end)
-        thread.join(10)
+        thread.join(3)
         os.close(shown)
 
 

@@ -235,10 +235,11 @@ def test_503_and_database_is_locked(own_server: Server, compare: Compare) -> Non
 def cell_outcome(cell: nbformat.NotebookNode) -> tuple[str, str]:
     """Return the result of a notebook's cell, or the error that ended it; what it announced."""
     errors = [f"{it.ename}: {it.evalue}" for it in cell.outputs if it.output_type == "error"]
-    data = [it.data["text/plain"] for it in cell.outputs if "data" in it]
-    text = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(data))  # without colours
+    results = [it.data["text/plain"] for it in cell.outputs if it.output_type == "execute_result"]
+    shown = [it.data["text/plain"] for it in cell.outputs if it.output_type == "display_data"]
+    text = re.sub(r"\x1b\[[\d;]*m", "", "".join(shown))  # without colours
     announced = re.findall(r"(?m)^Your flow '.*?' is being served", text)
-    return f"`{(errors + data)[0].splitlines()[0]}`", "".join(announced)
+    return f"`{(errors + results)[0].splitlines()[0]}`", "".join(announced)
 
 
 def test_cells_of_a_notebook(
