@@ -28,7 +28,7 @@ def test_lesson_06_and_the_flow_of_testing_md_need_two_fixture_files(tmp_path: P
     run_alone(tmp_path, six, f"tests/test_{six}")
 
 
-def test_lesson_12_needs_programs_and_lesson_09(tmp_path: Path) -> None:
-    nine, twelve = script("09").name, script("12").name
-    names = (nine, twelve, f"tests/test_{twelve}", "tests/programs.py")
+def test_lesson_10_needs_programs_and_the_lessons_that_it_works_with(tmp_path: Path) -> None:
+    nine, ten, eleven = (script(number).name for number in ("09", "10", "11"))
+    names = (nine, ten, eleven, f"tests/test_{ten}", "tests/programs.py")
     run_alone(tmp_path, *names, plugin="pytest_httpserver")

@@ -31,7 +31,11 @@ pytestmark = pytest.mark.usefixtures("harness")
 
 Compare = Callable[..., None]
 NOWHERE = "http://127.0.0.1:1/api"  # no server answers there
-PRINT_URL = "from prefect.settings import PREFECT_API_URL as url; print(url.value())"
+PRINT_SETTINGS = """
+from prefect.context import get_settings_context
+settings = get_settings_context()
+print(settings.profile.name, settings.settings.api.url)
+"""
 
 
 def shown(value: Any) -> str:
@@ -86,7 +90,7 @@ def test_which_server(tmp_path: Path, compare: Compare) -> None:
     def url(number: str, **settings: Any) -> str:
         words = ["user-flow/x"] if number > "10" else ["0c0772af-7dfb-4b3e-b89f-72a8e73b34e2"]
         options = ["--timeout", "1"] if number == "12" else []
-        program = ["-c", PRINT_URL] if number == "01" else [script(number), *words, *options]
+        program = ["-c", PRINT_SETTINGS] if number == "01" else [script(number), *words, *options]
         told = run(*program, cwd=tmp_path, PREFECT_HOME=str(tmp_path), **settings)
         found = re.findall(r"http://127.0.0.1:(\d+)", told.stdout + told.stderr)
         return {"1": "this one", "4200": "port 4200"}[found[0]] if found else "a temporary server"
@@ -110,12 +114,11 @@ def test_a_server_that_is_started_in_a_terminal(tmp_path: Path, compare: Compare
     def outcome(command: str) -> tuple[str, str, str]:
         printed = run_in_terminal(command, cwd=tmp_path, **settings)
         switched = re.findall(r"Switched to profile '\w+'", printed)
-        told = run("-m", "prefect", "config", "view", cwd=tmp_path, **settings).stdout
-        url = run("-c", PRINT_URL, cwd=tmp_path, **settings).stdout.strip().replace(port, "4200")
-        (active,) = re.findall(r"PREFECT_PROFILE='(\w+)'", told)
+        told = run("-c", PRINT_SETTINGS, cwd=tmp_path, **settings).stdout
+        profile, url = told.replace(port, "4200").replace("None", "none").split()
         if "--no-prompt" in command:
             run_in_terminal("prefect server stop", cwd=tmp_path, **settings)
-        return "".join(switched), active, "none" if url == "None" else url
+        return "".join(switched), profile, url
 
     try:
         seen = {key: outcome(key) for key in table_keys("terminal")}
