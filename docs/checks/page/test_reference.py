@@ -198,14 +198,14 @@ def test_exit_codes(compare: Compare) -> None:
 def test_ways_to_trigger(tmp_path: Path, compare: Compare) -> None:
     """Trigger in each way, fail the new flow run, and read what the way makes of it."""
     deploy("ways")
-    twelve = f"__import__({script('12').stem!r}).trigger('ways/d')['state']['name']"
-    run_it = ("deployment", "run", "ways/d")
-    third = "from prefect.deployments import run_deployment as it; print(it('ways/d').state_name)"
+    second = f"print(__import__({script('12').stem!r}).trigger('ways/d')['state']['name'])"
+    third = ("-m", "prefect", "deployment", "run", "ways/d", "--watch")
+    last = "from prefect.deployments import run_deployment as it; print(it('ways/d').state_name)"
     programs: dict[str, tuple[str | Path, ...]] = {
         "lesson 12 --wait": (script("12"), "ways/d", "--wait"),
-        "trigger(...)": ("-c", f"print({twelve})"),
-        "prefect deployment run NAME --watch": ("-m", "prefect", *run_it, "--watch"),
-        "run_deployment(...)": ("-c", third),
+        "trigger(...)": ("-c", second),
+        "prefect deployment run NAME --watch": third,
+        "run_deployment(...)": ("-c", last),
     }
     scheduled = {"state": {"type": {"any_": ["SCHEDULED"]}}}
     new = {"flows": {"name": {"any_": ["ways"]}}, "flow_runs": scheduled}
@@ -214,13 +214,10 @@ def test_ways_to_trigger(tmp_path: Path, compare: Compare) -> None:
         return requests.post(f"{api_url()}/flow_runs/filter", json=new, timeout=60).json()
 
     def outcome(key: str) -> tuple[str, str]:
-        log = tmp_path / f"{len(key)}.log"
+        log = tmp_path / key
         words = ("-X", "importtime", *programs[key])
         with background(*words, log=log, PREFECT_API_URL=api_url()) as process:
-            url = f"{api_url()}/flow_runs/filter"
-            (made,) = wait_until(
-                f"{key} triggers", lambda: requests.post(url, json=new).json(), 120
-            )
+            (made,) = wait_until(f"{key} triggers a run", triggered, 120)
             set_state(UUID(made["id"]), Failed())
             code = process.wait(120)
         text = log.read_text(encoding="utf-8")
