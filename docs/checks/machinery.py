@@ -24,6 +24,8 @@ from recorded import wait_until
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.name for path in ROOT.glob("[01][0-9]_*.py"))
 NAME = "user-flow/user-deployment"  # what lesson 09 serves
+PYTHON = (sys.executable,)
+ENDS = ("Completed", "Failed", "Crashed", "Cancelled")
 
 
 def script(number: str) -> Path:
@@ -53,7 +55,10 @@ def free_port() -> int:
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Return the environment without Prefect's settings and proxies, but with these settings."""
+    """Return the environment without Prefect's settings and proxies, but with these settings.
+
+    The programs that are installed beside this Python come first.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -62,6 +67,7 @@ def environment(**settings: str) -> dict[str, str]:
     home = os.environ.get("PREFECT_HOME", tempfile.gettempdir())  # the tests' own
     return {
         **kept,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PREFECT_HOME": home,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PYTHONUNBUFFERED": "1",
@@ -70,11 +76,15 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 def run(
-    *words: str | Path, cwd: Path = ROOT, seconds: float = 120, **settings: str
+    *words: str | Path,
+    program: Sequence[str] = PYTHON,
+    cwd: Path = ROOT,
+    seconds: float = 120,
+    **settings: Any,
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python with these words after it; return its exit code, stdout and stderr."""
+    """Run Python, or another program, with these words; return exit code, stdout and stderr."""
     return subprocess.run(
-        [sys.executable, *map(str, words)],
+        [*program, *map(str, words)],
         check=False,
         cwd=cwd,
         env=environment(**settings),
@@ -115,10 +125,9 @@ def read_terminal(log: Path) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\].*?(\x07|\x1b\\)", "", text)
 
 
-def run_in_terminal(command: str, cwd: Path = ROOT, **settings: str) -> str:
+def run_in_terminal(command: str, cwd: Path = ROOT, **settings: Any) -> str:
     """Run a shell's command in a terminal, as a person does; return what it shows, uncoloured."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    known = environment(PATH=path, TERM="xterm", **settings)
+    known = environment(TERM="xterm", **settings)
     known.pop("CI", None)  # Prefect asks and prints less there
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
@@ -137,23 +146,17 @@ def run_in_terminal(command: str, cwd: Path = ROOT, **settings: str) -> str:
         return read_terminal(log)
 
 
-@contextmanager
-def background(
-    *words: str | Path,
+def launch(
+    command: Sequence[str | Path],
     log: Path,
     cwd: Path = ROOT,
-    stop: int = signal.SIGTERM,
     tty: int | None = None,
-    **settings: str,
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run Python with these words during the block, in a process group of its own.
-
-    It writes to the log, or to the terminal `tty`. At the end it gets the signal `stop`; what is
-    left of it and its children after 20 s is killed.
-    """
+    **settings: Any,
+) -> subprocess.Popen[bytes]:
+    """Start a command, in a process group of its own; it writes to the log, or a terminal `tty`."""
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, *map(str, words)],
+        return subprocess.Popen(
+            command,
             cwd=cwd,
             env=environment(**settings),
             stdin=subprocess.DEVNULL,
@@ -161,6 +164,21 @@ def background(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+@contextmanager
+def background(
+    *words: str | Path,
+    log: Path,
+    program: Sequence[str] = PYTHON,
+    stop: int = signal.SIGTERM,
+    **options: Any,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run Python, or another program, with these words during the block: see `launch`.
+
+    At the end it gets the signal `stop`; what is left of it and its children after 20 s is killed.
+    """
+    process = launch([*program, *words], log, **options)
     try:
         yield process
     finally:
@@ -189,7 +207,7 @@ class Server:
     """A Prefect server in a process of its own; its database and port outlive a restart."""
 
     home: Path
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -205,39 +223,60 @@ class Server:
 
     def start(self) -> None:
         """Start it, and return when it answers."""
+        command = [*PYTHON, "-m", "prefect", "server", "start", f"--port={self.port}"]
         log = self.home / "server.log"
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "prefect", "server", "start", f"--port={self.port}"],
-                cwd=ROOT,
-                env=environment(PREFECT_HOME=str(self.home), **self.settings),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        wait_until("the server answers", lambda: self.answers(log), 300)
+        self.process = launch(command, log, PREFECT_HOME=str(self.home), **self.settings)
 
-    def answers(self, log: Path) -> bool:
-        """Return whether it answers; fail if it has ended."""
-        assert self.process
-        assert self.process.poll() is None, log.read_text(encoding="utf-8")
+        def is_up() -> bool:
+            assert self.process
+            assert self.process.poll() is None, log.read_text(encoding="utf-8")
+            return self.is_up()
+
+        wait_until("the server answers", is_up, 300)
+
+    def is_up(self) -> bool:
+        """Return whether it answers."""
         with suppress(requests.RequestException):
             return requests.get(f"{self.api_url}/health", timeout=5).ok
         return False
 
     def ask(self, method: str, path: str, **body: Any) -> Any:
         """Return the JSON of the API's answer; while SQLite is busy, ask again."""
+        login = self.settings.get("PREFECT_SERVER_API_AUTH_STRING", "").split(":")
+        auth = (login[0], login[1]) if len(login) == 2 else None
 
-        def answer() -> requests.Response | None:
-            response = requests.request(method, self.api_url + path, json=body, timeout=60)
-            return response if response.ok else None
+        def answer() -> list[requests.Response]:
+            url = self.api_url + path
+            response = requests.request(method, url, json=body, auth=auth, timeout=60)
+            return [response] if response.status_code != 503 else []
 
-        return wait_until(f"{method} {path} is answered", answer, 90).json()
+        (response,) = wait_until(f"{method} {path} is answered", answer, 90)
+        assert response.ok, f"{method} {path} returned {response.status_code}: {response.text}"
+        return response.json() if response.content else None
+
+    def deploy(self, name: str = NAME) -> str:
+        """Make the deployment FLOW/DEPLOYMENT, which nothing serves; return its id."""
+        flow, deployment = name.split("/")
+        flow_id = self.ask("POST", "/flows/", name=flow)["id"]
+        return str(self.ask("POST", "/deployments/", name=deployment, flow_id=flow_id)["id"])
+
+    def deployment(self, name: str = NAME) -> Any:
+        """Return the deployment FLOW/DEPLOYMENT as the API shows it."""
+        return self.ask("GET", f"/deployments/name/{name}")
+
+    def trigger(self, name: str = NAME, **parameters: Any) -> str:
+        """Trigger the deployment FLOW/DEPLOYMENT; return the id of its flow run."""
+        path = f"/deployments/{self.deployment(name)['id']}/create_flow_run"
+        return str(self.ask("POST", path, parameters=parameters)["id"])
 
     def state(self, flow_run_id: str) -> str:
         """Return the name of the flow run's state."""
         return str(self.ask("GET", f"/flow_runs/{flow_run_id}")["state_name"])
+
+    def wait_for(self, flow_run_id: str, *names: str, seconds: float = 240) -> str:
+        """Return the name of the flow run's state once it is one of these."""
+        what = f"flow run {flow_run_id} is {' or '.join(names)}"
+        return wait_until(what, lambda: {self.state(flow_run_id)} & {*names}, seconds).pop()
 
     def stop(self, by: int = signal.SIGTERM) -> None:
         """End it by this signal."""
@@ -262,21 +301,14 @@ def server(**settings: str) -> Iterator[Server]:
 
 @contextmanager
 def serving(
-    api_url: str,
-    path: Path,
-    log: Path,
-    name: str = NAME,
-    stop: int = signal.SIGTERM,
-    tty: int | None = None,
-    **more: str,
+    api_url: str, path: Path, log: Path, name: str = NAME, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run lesson 09, or a copy of it, on this server during the block, once it is ready."""
-    settings: dict[str, Any] = {
-        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
-        **more,
-        "PREFECT_API_URL": api_url,
-    }
-    with background(path, log=log, stop=stop, tty=tty, **settings) as process:
+    """Run lesson 09, or a copy of it, on this server during the block, once it is ready.
+
+    The options are those of `background`, and further settings.
+    """
+    options = {"PREFECT_RUNNER_POLL_FREQUENCY": "1", **options, "PREFECT_API_URL": api_url}
+    with background(path, log=log, **options) as process:
 
         def is_ready() -> bool:
             assert process.poll() is None, log.read_text(encoding="utf-8")

@@ -67,17 +67,21 @@ def sections(page: Path) -> dict[str, str]:
 
 
 def read_table(name: str) -> tuple[Path, list[str]]:
-    """Return the page that has the table `<!-- compared: NAME -->`, and the table's lines."""
-    marker = f"<!-- compared: {name} -->\n"
+    """Return the page that has the table `<!-- compared: NAME -->`, and the table's lines.
+
+    The tables that benchmark.py writes are marked `<!-- benchmark: NAME -->`.
+    """
+    marker = rf"(?s)<!-- (?:compared|benchmark): {re.escape(name)} -->\n(.*)"
     texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
-    found = [(page, text.split(marker)[1]) for page, text in texts.items() if marker in text]
+    found = [(page, it[1]) for page, text in texts.items() if (it := re.search(marker, text))]
     assert len(found) == 1, f"{len(found)} pages have the table {name!r}, not one"
     return found[0][0], found[0][1].split("\n\n")[0].splitlines()
 
 
 def table_keys(name: str) -> list[str]:
-    """Return the key of each row of the table: what is in code style in its first cell."""
-    return [" ".join(re.findall(r"`([^`]+)`", it.split("|")[1])) for it in read_table(name)[1][2:]]
+    """Return the key of each row: what is in code style in its first cell, or else the cell."""
+    cells = [row.split("|")[1].strip() for row in read_table(name)[1][2:]]
+    return [" ".join(re.findall(r"`([^`]+)`", cell)) or cell for cell in cells]
 
 
 def compare_table(name: str, observed: dict[str, Any], whole: bool, write: bool) -> None:

@@ -8,12 +8,14 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from machinery import Server, changed_copy, script, server, serving
+from machinery import ENDS, Server, changed_copy, script, server, serving
 from pages import table_keys
 from recorded import wait_until
 
@@ -21,17 +23,13 @@ pytestmark = pytest.mark.timeout(600)
 
 Compare = Callable[..., None]
 SEND = {"group": os.killpg, "process": os.kill}
+AT_A_TIME = 3  # endings, on two cores
 
 
 def shell_code(process: subprocess.Popen[bytes]) -> int:
     """Wait for the process; return its exit code as a shell tells it."""
     code = process.wait(120)
     return code if code >= 0 else 128 - code
-
-
-@pytest.fixture(scope="session", autouse=True)
-def harness() -> None:
-    """Take the place of the harness: these checks have servers of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -41,89 +39,85 @@ def plain() -> Iterator[Server]:
         yield running
 
 
-def find(at: Server, name: str) -> Any:
-    return at.ask("GET", f"/deployments/name/user-flow/{name}")
-
-
-def trigger(at: Server, name: str) -> str:
-    return str(at.ask("POST", f"/deployments/{find(at, name)['id']}/create_flow_run")["id"])
-
-
-def last_state(at: Server, flow_run_id: str, seconds: float = 30) -> str:
-    """Return the state in which the run ends, or its state after the seconds."""
-    ends = ("Completed", "Failed", "Crashed", "Cancelled")
-    with suppress(AssertionError):
-        wait_until("the run ends", lambda: at.state(flow_run_id) in ends, seconds)
-    return at.state(flow_run_id)
-
-
-def lesson(folder: Path, name: str, seconds: float) -> Path:
-    """Return a copy of lesson 09 that serves under the name, one run at a time."""
+def serve(at: Server, folder: Path, name: str, seconds: float, *more: Any, **settings: Any) -> Any:
+    """Serve a copy of lesson 09 as user-flow/NAME during a block, one run at a time."""
     changes = {"limit=5": "limit=1", "USER_SECONDS = 1": f"USER_SECONDS = {seconds}"}
-    return changed_copy(script("09"), folder, ('"user-deployment"', f'"{name}"'), *changes.items())
+    folder.mkdir(exist_ok=True)
+    named = ('"user-deployment"', f'"{name}"')
+    path = changed_copy(script("09"), folder, named, *changes.items(), *more)
+    return serving(at.api_url, path, folder / "log", f"user-flow/{name}", **settings)
 
 
-@pytest.mark.parametrize("key", table_keys("endings"))
-def test_how_it_ends_decides_about_the_runs(
-    plain: Server, tmp_path: Path, key: str, compare: Compare
-) -> None:
-    name, to = key.split()
-    served_as = f"{name}-{to}"
-    log, path = tmp_path / "log", lesson(tmp_path, served_as, seconds=20)
-    with serving(plain.api_url, path, log, f"user-flow/{served_as}") as process:
-        under_way, queued = trigger(plain, served_as), trigger(plain, served_as)
-        mine = {"flow_runs": {"id": {"any_": [under_way]}}}
+def observe(plain: Server, folder: Path, key: str) -> tuple[Any, ...]:
+    """End a serving process as the key says; return the cells of its row."""
+    signal_name, to = key.split()
+    name = f"{signal_name}-{to}"
+    deployment = f"user-flow/{name}"
+    with serve(plain, folder / name, name, 12) as process:
+        in_progress, queued = plain.trigger(deployment), plain.trigger(deployment)
+        mine = {"flow_runs": {"id": {"any_": [in_progress]}}}
         recorded = "a run is in progress, in its task"
         wait_until(recorded, lambda: plain.ask("POST", "/task_runs/filter", **mine), 120)
-        SEND[to](process.pid, getattr(signal, name))
+        children = psutil.Process(process.pid).children(recursive=True)
+        SEND[to](process.pid, getattr(signal, signal_name))
         code = shell_code(process)
-        # A run whose process goes on needs its 20 s; one that was lost stays as it is.
-        last = last_state(plain, under_way)
-        waiting = plain.state(queued)
-    schedule = "paused" if find(plain, served_as)["paused"] else "goes on"
-    with serving(plain.api_url, lesson(tmp_path, served_as, 0.1), log, f"user-flow/{served_as}"):
-        again = last_state(plain, queued, 120)
-        assert not find(plain, served_as)["paused"], "serving again does not take the pause away"
-        assert plain.state(under_way) == last, "serving again changes what was lost"
+        _, alive = psutil.wait_procs(children, 60)
+        assert not alive, f"{key}: the process of the run goes on"
+        last, waiting = plain.state(in_progress), plain.state(queued)
+    schedule = "paused" if plain.deployment(deployment)["paused"] else "goes on"
+    with serve(plain, folder / name, name, 0.1):
+        again = plain.wait_for(queued, *ENDS)
+        paused = plain.deployment(deployment)["paused"]
+    assert not paused, f"{key}: serving again does not take the pause away"
+    assert plain.state(in_progress) == last, f"{key}: serving again changes what was lost"
     waiting = "waits" if waiting in ("Scheduled", "Late") else waiting
-    compare("endings", {key: (code, schedule, last, f"{waiting}, then {again}")}, whole=False)
+    return code, schedule, last, f"{waiting}, then {again}"
+
+
+def test_how_it_ends_decides_about_the_runs(
+    plain: Server, tmp_path: Path, compare: Compare
+) -> None:
+    keys = table_keys("endings")
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        seen = list(pool.map(lambda key: observe(plain, tmp_path, key), keys))
+    compare("endings", dict(zip(keys, seen, strict=True)))
 
 
 def test_sigterm_cancels_even_a_completed_run_whose_process_lingers(
     plain: Server, tmp_path: Path, compare: Compare
 ) -> None:
-    name = "just-completed"
-    lingers = ("return user\n", "import threading; threading.Timer(20, str).start(); return user\n")
-    path = changed_copy(lesson(tmp_path, name, seconds=0.1), tmp_path, lingers)
-    with serving(plain.api_url, path, tmp_path / "log", f"user-flow/{name}") as process:
-        flow_run_id = trigger(plain, name)
-        before = last_state(plain, flow_run_id, 120)
+    lingers = ("return user\n", "import threading; threading.Timer(8, str).start(); return user\n")
+    with serve(plain, tmp_path, "just-completed", 0.1, lingers) as process:
+        flow_run_id = plain.trigger("user-flow/just-completed")
+        before = plain.wait_for(flow_run_id, *ENDS)
         process.send_signal(signal.SIGTERM)
         process.wait(120)
-    became = "the run is Cancelled"
-    wait_until(became, lambda: plain.state(flow_run_id) == "Cancelled", 60)
-    compare("just-completed", {"SIGTERM": (before, plain.state(flow_run_id))})
+    after = plain.wait_for(flow_run_id, "Cancelled", seconds=60)
+    compare("just-completed", {"SIGTERM": (before, after)})
 
 
-def test_a_serving_process_whose_server_is_away(tmp_path: Path, compare: Compare) -> None:
-    """Take a server away, with its client's retries cut short: seconds instead of minutes."""
-    seen: dict[str, tuple[str, ...]] = {}
-    with server() as away, serving(away.api_url, script("09"), tmp_path / "log") as process:
-        away.stop()
-        away.start()
-        run = last_state(away, trigger(away, "user-deployment"), 120)
-        seen["away back"] = (f"goes on, a run is {run}" if process.poll() is None else "ends", "")
-    for key, stop in {"stays away": None, "SIGINT": signal.SIGINT}.items():
-        log = tmp_path / f"{key}.log"
-        with (
-            server() as away,
-            serving(away.api_url, script("09"), log, PREFECT_CLIENT_MAX_RETRIES="0") as process,
-        ):
-            away.stop()
-            if stop:
-                process.send_signal(stop)
+def test_serving_processes_whose_server_is_down(
+    plain: Server, tmp_path: Path, compare: Compare
+) -> None:
+    """Let two of three give up at once instead of after minutes: their client does not retry."""
+    impatient = {"PREFECT_CLIENT_MAX_RETRIES": "0"}
+    with ExitStack() as stack:
+
+        def start(name: str, **settings: Any) -> Any:
+            return stack.enter_context(serve(plain, tmp_path / name, name, 0.1, **settings))
+
+        patient = start("patient")
+        others = {it: start(it, **impatient) for it in ("stays away", "SIGINT")}
+        plain.stop()
+        others["SIGINT"].send_signal(signal.SIGINT)
+        seen: dict[str, Any] = {}
+        for key, process in others.items():
             code = shell_code(process)
-        text = log.read_text(encoding="utf-8")
-        failed = re.findall(r"Failed the last \d+ attempts", text)
-        seen[key] = (f"exit code {code}", failed[0] if failed else text.splitlines()[-1][:80])
+            text = (tmp_path / key / "log").read_text(encoding="utf-8")
+            failed = re.findall(r"Failed the last \d+ attempts", text)
+            seen[key] = (f"exit code {code}", failed[0] if failed else text.splitlines()[-1][:80])
+        plain.start()
+        run = plain.wait_for(plain.trigger("user-flow/patient"), *ENDS)
+        goes_on = patient.poll() is None
+        seen["away back"] = (f"goes on, a run is {run}" if goes_on else "ends", "")
     compare("server-away", seen)

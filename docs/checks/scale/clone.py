@@ -1,12 +1,10 @@
 """The reader of docs/growing: a clone with short seconds, the pages' parts, PostgreSQL."""
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +13,13 @@ from uuid import UUID
 
 import psutil
 import pytest
-from machinery import ROOT, SCRIPTS, end, environment, free_port
+from machinery import ROOT, SCRIPTS, background, free_port, run
 from recorded import FlowRun, read_ended, wait_until
 
 GROWING = ROOT / "docs" / "growing"
-README, LEARNING = GROWING / "README.md", GROWING / "machine_learning.md"
+README = GROWING / "README.md"
 BLOCKS: list[str] = re.findall(r"(?ms)^```bash\n(.*?)^```", README.read_text(encoding="utf-8"))
+SHELL = ("bash", "-euo", "pipefail", "-c")
 
 needs_postgres = pytest.mark.skipif(
     not shutil.which("pg_virtualenv"), reason="no PostgreSQL (on Debian: postgresql)"
@@ -38,30 +37,14 @@ def block(text: str, *changes: tuple[str, str]) -> str:
     return commands
 
 
-def table(page: Path, name: str) -> list[list[str]]:
-    """Return the cells of the table below `<!-- compared: NAME -->`, without code style."""
-    text = page.read_text(encoding="utf-8")
-    found = re.findall(rf"(?m)^<!-- compared: {name} -->\n((?:\|.*\n)+)", text)
-    assert len(found) == 1, f"{page.name} has {len(found)} tables {name!r}"
-    rows = [re.split(r"(?<!\\)\|", row)[1:-1] for row in found[0].splitlines()[2:]]
-    return [[cell.replace("`", "").strip() for cell in row] for row in rows]
-
-
-def check_table(page: Path, name: str, *rows: Sequence[object]) -> None:
-    """Fail if the table on the page has other rows than what was observed."""
-    observed = [[str(cell).replace("`", "") for cell in row] for row in rows]
-    right = "\n".join(f"| {' | '.join(row)} |" for row in observed)
-    assert table(page, name) == observed, f"in {page.name}, the table {name!r} should be\n{right}"
-
-
 def recorded(output: str) -> FlowRun:
     """Return the record of the flow run that is named in the output, logs of workers included."""
     flow_run_id = UUID(re.findall(r"/runs/flow-run/([0-9a-f-]{36})", output)[0])
 
     def read() -> FlowRun | None:
-        run = read_ended(flow_run_id, 180)
-        said = [log for log in run.logs if log.message.startswith("Finished in state")]
-        return run if {it.id for it in run.task_runs} <= {log.task_run_id for log in said} else None
+        found = read_ended(flow_run_id, 180)
+        said = [log.task_run_id for log in found.logs if log.message.startswith("Finished in")]
+        return found if {it.id for it in found.task_runs} <= {*said} else None
 
     return wait_until("each task run has its last log record", read)
 
@@ -80,18 +63,9 @@ class Clone:
         assert count, f"{file} has no {pattern!r}"
         path.write_text(text, encoding="utf-8")
 
-    def shell(self, commands: str) -> tuple[list[str], dict[str, Any]]:
-        """Return words and options of a shell in the folder, with this Python first in PATH."""
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        env = environment(PATH=path, **self.exported)
-        options = {"cwd": self.folder, "env": env, "stdin": subprocess.DEVNULL}
-        return ["bash", "-euo", "pipefail", "-c", commands], options
-
     def run(self, commands: str, exits: int = 0) -> tuple[str, str]:
         """Run the commands to their end; return stdout and stderr; fail on another exit code."""
-        words, options = self.shell(commands)
-        options |= {"capture_output": True, "encoding": "utf-8", "timeout": 240}
-        ran = subprocess.run(words, check=False, **options)
+        ran = run(commands, program=SHELL, cwd=self.folder, seconds=240, **self.exported)
         printed = ran.stdout + ran.stderr
         assert ran.returncode == exits, f"{commands}\nexit {ran.returncode}: {printed}"
         return ran.stdout, ran.stderr
@@ -100,21 +74,15 @@ class Clone:
     def terminal(self, commands: str, ready: str) -> Iterator[psutil.Process]:
         """Run commands that do not end; give their process once it has printed `ready`."""
         log = Path(tempfile.mkstemp(suffix=".log", dir=self.folder)[1])
-        words, options = self.shell(commands)
-        with log.open("ab") as out:
-            process = subprocess.Popen(
-                words, stdout=out, stderr=out, start_new_session=True, **options
-            )
+        options: Any = {"program": SHELL, "cwd": self.folder, **self.exported}
+        with background(commands, log=log, **options) as process:
 
-        def is_ready() -> bool:
-            assert process.poll() is None, f"it has ended: {commands}\n{log.read_text()}"
-            return ready in log.read_text()
+            def is_ready() -> bool:
+                assert process.poll() is None, f"it has ended: {commands}\n{log.read_text()}"
+                return ready in log.read_text()
 
-        try:
             wait_until(f"{commands} prints {ready!r}", is_ready, 90)
             yield psutil.Process(process.pid)
-        finally:
-            end(process)
 
 
 def make_clone(folder: Path, factor: float, **exported: str) -> Clone:

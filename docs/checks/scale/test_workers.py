@@ -1,106 +1,84 @@
-"""A team's server on PostgreSQL, its workers, and what becomes of the runs of a killed one."""
+"""A team's server on PostgreSQL, its workers, and what becomes of the runs of a killed one.
+
+pytest docs/checks/scale/test_workers.py --write changed writes their tables of README.md.
+"""
 
 import re
-import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
+from datetime import datetime
+from itertools import count
 from typing import Any
-from uuid import UUID
 
 import psutil
 import pytest
 import requests
-from clone import README, Clone, block, check_table, make_clone, needs_postgres, postgres, table
-from machinery import NAME, ROOT, free_port
-from prefect import get_client
-from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import State
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, Settings, temporary_settings
-from prefect.states import AwaitingRetry, Completed, Crashed, Running
+from clone import Clone, block, make_clone, needs_postgres, postgres
+from machinery import Server
 from recorded import wait_until
 
 pytestmark = [pytest.mark.timeout(900, func_only=True), needs_postgres]
+
+Compare = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
     """Return a client of a server that was started as the page says, with lesson 09 deployed."""
     clone = make_clone(tmp_path_factory.mktemp("team"), 1)
+    at = Server(clone.folder)
     with ExitStack() as stack:
-        database, port = stack.enter_context(postgres()), str(free_port())
-        free = (("0.0.0.0", "127.0.0.1"), ("4200", port), (":5432/", f":{database}/"))
+        database, port = stack.enter_context(postgres()), ("4200", str(at.port))
+        free = (("0.0.0.0", "127.0.0.1"), port, (":5432/", f":{database}/"))
         stack.enter_context(clone.terminal(block("prefect server start", *free), "Check out"))
-
-        def answers() -> bool:
-            with suppress(requests.RequestException):
-                return requests.get(f"http://127.0.0.1:{port}/api/health", timeout=5).ok
-            return False
-
-        wait_until("the team's server answers", answers, 300)
-        commands = block("prefect work-pool ls", ("4200", port))
+        wait_until("the team's server answers", at.is_up, 300)
+        commands = block("prefect work-pool ls", port)
         clone.run(commands)
         clone.exported = dict(re.findall(r'export (\w+)="(.+)"', commands))
-        clone.run(block("prefect work-pool create"))
-        url, login = (clone.exported[f"PREFECT_API_{name}"] for name in ("URL", "AUTH_STRING"))
-        stack.enter_context(
-            temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: login})
-        )
+        clone.run(block("work-pool create"))
         yield clone
 
 
 @pytest.fixture
-def client(team: Clone) -> Iterator[SyncPrefectClient]:
-    """Return Prefect's own client of the team's server; all automations are deleted in the end."""
-    with get_client(sync_client=True) as client:
-        yield client
-        forget_automations(client)
+def at(team: Clone) -> Iterator[Server]:
+    """Return the team's server; all automations are deleted in the end."""
+    login = {"PREFECT_SERVER_API_AUTH_STRING": team.exported["PREFECT_API_AUTH_STRING"]}
+    port = team.exported["PREFECT_API_URL"].split(":")[2].removesuffix("/api")
+    server = Server(team.folder, login, int(port))
+    yield server
+    forget_automations(server)
 
 
-def forget_automations(client: SyncPrefectClient) -> None:
-    for automation in client.read_automations():
-        client.delete_automation(automation.id)
+def automations(at: Server) -> list[Any]:
+    return list(at.ask("POST", "/automations/filter"))
 
 
-def rescue(team: Clone, client: SyncPrefectClient, silent_seconds: int) -> None:
+def forget_automations(at: Server) -> None:
+    for automation in automations(at):
+        at.ask("DELETE", f"/automations/{automation['id']}")
+
+
+def rescue(team: Clone, at: Server, silent_seconds: int) -> None:
     """Create the page's automations, with another time of silence, by running the program twice."""
     line = f"SILENT_SECONDS = {silent_seconds}"
     team.change("docs/growing/rescue_runs.py", r"^SILENT_SECONDS = \d+", line)
     for _ in range(2):
         team.run(block("rescue_runs.py"))
-    assert len(client.read_automations()) == 2, "rescue_runs.py does not replace its automations"
+    assert len(automations(at)) == 2, "rescue_runs.py does not replace its automations"
 
 
-def trigger(client: SyncPrefectClient) -> UUID:
-    deployment = client.read_deployment_by_name(NAME)
-    return client.create_flow_run_from_deployment(deployment.id).id
-
-
-def states(client: SyncPrefectClient, flow_run_id: UUID) -> list[State]:
+def states(at: Server, flow_run_id: str) -> list[Any]:
     """Return all states of the flow run, but not `Late`, which depends on the machine's speed."""
-    found = client.read_flow_run_states(flow_run_id)
-    return [state for state in found if state.name != "Late"]
+    found = at.ask("GET", f"/flow_run_states/?flow_run_id={flow_run_id}")
+    return [state for state in found if state["name"] != "Late"]
 
 
-def last(client: SyncPrefectClient, flow_run_id: UUID) -> str:
-    return str(states(client, flow_run_id)[-1].name).replace("Submitting", "Pending")
-
-
-def wait_for(client: SyncPrefectClient, flow_run_id: UUID, *wanted: str) -> str:
-    """Return the flow run's last state once it is one of these."""
-    what = f"flow run {flow_run_id} is {' or '.join(wanted)}"
-    return wait_until(what, lambda: {last(client, flow_run_id)} & {*wanted}, 240).pop()
-
-
-def kill(*processes: psutil.Process) -> None:
-    for process in processes:
-        process.kill()
-    psutil.wait_procs(processes, 10)
-
-
-def check_killed(what: str, was: str, stays: str) -> None:
-    row = [what, was, stays]
-    assert row in table(README, "killed worker"), f"the table of SIGKILL should have the row {row}"
+def set_state(at: Server, flow_run_id: str, name: str, force: bool = True) -> str:
+    """Ask the server to change the flow run's state; return its answer."""
+    kind = {"AwaitingRetry": "SCHEDULED"}.get(name, name.upper())
+    body = {"state": {"type": kind, "name": name}, "force": force}
+    return str(at.ask("POST", f"/flow_runs/{flow_run_id}/set_state", **body)["status"])
 
 
 def set_seconds(team: Clone, seconds: int) -> None:
@@ -109,111 +87,85 @@ def set_seconds(team: Clone, seconds: int) -> None:
 
 
 def test_the_runs_of_a_killed_worker_are_restarted_by_another_one(
-    team: Clone, client: SyncPrefectClient
+    team: Clone, at: Server, compare: Compare
 ) -> None:
     with team.terminal(block("--name worker-1"), "started!") as worker:
-        ordinary = UUID(team.run(block("user_id=102 --wait"))[0].strip())
-        first, *_, end = states(client, ordinary)
+        ordinary = team.run(block("user_id=102 --wait"))[0].strip()
+        first, *_, last = (datetime.fromisoformat(it["timestamp"]) for it in states(at, ordinary))
         # Silence has to be longer than an ordinary run, on this machine and today.
-        rescue(team, client, 5 + 2 * round((end.timestamp - first.timestamp).total_seconds()))
+        rescue(team, at, 5 + 2 * round((last - first).total_seconds()))
         set_seconds(team, 600)
-        lost = {"Running": trigger(client)}
-        wait_for(client, lost["Running"], "Running")
-        lost["Pending"] = trigger(client)
-        wait_for(client, lost["Pending"], "Pending")
-        lost["Scheduled"] = trigger(client)  # --limit 2
-        kill(worker, *worker.children(recursive=True))
-
-    what = "the worker and its flow runs, as if the machine died"
+        lost = {}
+        for was, names in {  # --limit 2
+            "Running": ["Running"],
+            "Pending": ["Pending", "Submitting"],
+            "Scheduled": ["Scheduled"],
+        }.items():
+            lost[was] = at.trigger()
+            at.wait_for(lost[was], *names)
+        processes = [worker, *worker.children(recursive=True)]
+        for process in processes:
+            process.kill()
+        psutil.wait_procs(processes, 10)
+    seen = {}
     for was, flow_run_id in lost.items():
-        check_killed(what, was, last(client, flow_run_id))
+        seen[f"machine {was}"] = states(at, flow_run_id)[-1]["type"].capitalize()
+    compare("killed worker", seen, whole=False)
     for was in ("Running", "Pending"):
-        wait_for(client, lost[was], "AwaitingRetry")
-    forget_automations(client)  # a slow start of the second worker is no silence
+        at.wait_for(lost[was], "AwaitingRetry")
+    forget_automations(at)  # a slow start of the second worker is no silence
 
     set_seconds(team, 1)
     with team.terminal(block("--name worker-2", (" --limit 2", "")), "started!"):
         for flow_run_id in lost.values():
-            wait_for(client, flow_run_id, "Completed")
+            at.wait_for(flow_run_id, "Completed")
     ours = {"No heartbeat", "The worker died"}  # the messages that the automations give
-    history = states(client, lost["Running"])
-    rows = [[it.name, it.message if it.message in ours else ""] for it in history]
-    check_table(README, "rescued run", *rows)
+    history = states(at, lost["Running"])
+    rows = [(it["name"], it["message"] if it["message"] in ours else "") for it in history]
+    compare("rescued run", dict(zip(map(str, count(1)), rows, strict=False)))
 
 
 def test_a_worker_keeps_its_limit_and_when_it_dies_alone_its_runs_crash(
-    team: Clone, client: SyncPrefectClient
+    team: Clone, at: Server, compare: Compare
 ) -> None:
     set_seconds(team, 10)
     with team.terminal(block("--name worker-3"), "started!") as worker:
-        first, second, third = (trigger(client) for _ in range(3))
-        for flow_run_id in (first, second):
-            wait_for(client, flow_run_id, "Running")
-        waiting, runs = last(client, third), worker.children(recursive=True)
-        kill(worker)
-        ended = wait_for(client, second, "Crashed", "Completed")
+        first, second, third = (at.trigger() for _ in range(3))
+        running = [at.wait_for(it, "Running") for it in (first, second)]
+        waiting, runs = states(at, third)[-1]["name"], worker.children(recursive=True)
+        worker.kill()
+        ended = at.wait_for(second, "Crashed", "Completed")
         psutil.wait_procs(runs, 20)
-    check_killed("the worker's process alone", "Running", ended)
-    query_seconds = type(Settings().worker).model_fields["query_seconds"].default
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["prefect"]
-    names = ["seconds between two polls of a worker, by default"]
-    names += ["the same in this repository (query_seconds in pyproject.toml)"]
-    names += ["state of a third flow run with --limit 2"]
-    values = [f"{query_seconds:g}", project["worker"]["query_seconds"], waiting]
-    check_table(README, "workers", *zip(names, values, strict=True))
+    compare("killed worker", {"process Running": ended}, whole=False)
+    compare("workers", {"the first two": running[1], "the third": waiting})
 
 
 def test_a_crashed_run_is_restarted_twice_and_a_finished_one_must_not_be(
-    team: Clone, client: SyncPrefectClient
+    team: Clone, at: Server, compare: Compare
 ) -> None:
-    rescue(team, client, 90)
-    stubborn, other = trigger(client), trigger(client)
-    rows = []
+    rescue(team, at, 90)
+    stubborn, other = at.trigger(), at.trigger()
+    seen = {}
     for time in ("first", "second", "third"):
-        client.set_flow_run_state(stubborn, Running(), force=True)
-        client.set_flow_run_state(stubborn, Crashed(), force=True)
+        set_state(at, stubborn, "Running")
+        set_state(at, stubborn, "Crashed")
         if time == "third":  # a later crash is handled, so this one has been, too
-            client.set_flow_run_state(other, Crashed(), force=True)
-            wait_for(client, other, "AwaitingRetry")
-        else:
-            wait_for(client, stubborn, "AwaitingRetry")
-        rows.append([f"for the {time} time", last(client, stubborn)])
-    check_table(README, "crashes", *rows)
-    client.set_flow_run_state(other, Completed(), force=True)
-    new: tuple[State[Any], ...] = (Crashed(), AwaitingRetry())
-    answers = [client.set_flow_run_state(other, it).status.value for it in new]
-    rows = [["Completed", str(it.name), answer] for it, answer in zip(new, answers, strict=True)]
-    check_table(README, "changes of a state", *rows)
+            set_state(at, other, "Crashed")
+        at.wait_for(other if time == "third" else stubborn, "AwaitingRetry")
+        seen[f"for the {time} time"] = at.state(stubborn)
+    compare("crashes", seen)
+    set_state(at, other, "Completed")
+    changes = ("Crashed", "AwaitingRetry")
+    compare("changes of a state", {it: set_state(at, other, it, force=False) for it in changes})
 
 
-def test_the_heartbeats() -> None:
-    flows = type(Settings().flows)
-    (_, default), (_, smallest) = table(README, "heartbeats")
-    assert int(default) == flows.model_fields["heartbeat_frequency"].default
-    assert f"FREQUENCY={smallest}\n" in block("--name worker-3")
-    flows(heartbeat_frequency=int(smallest))
-    with pytest.raises(ValueError, match="greater than or equal"):
-        flows(heartbeat_frequency=int(smallest) - 1)
+def test_eight_threads_lose_no_plain_post_on_postgresql(team: Clone, at: Server) -> None:
+    url = f"{at.api_url}/deployments/{at.deployment()['id']}/create_flow_run"
+    user, password = team.exported["PREFECT_API_AUTH_STRING"].split(":")
 
-
-@pytest.mark.parametrize(("command", "password", "code", "said"), table(README, "password"))
-def test_who_gets_past_the_password(
-    team: Clone, command: str, password: str, code: str, said: str
-) -> None:
-    no_password = {} if password == "set" else {"PREFECT_API_AUTH_STRING": ""}
-    clone = Clone(team.folder, {**team.exported, **no_password})
-    output = "".join(clone.run(command, exits=int(code)))
-    assert said == "".join(re.findall(r"\b401\b", output)[:1]), f"{command} prints {output}"
-
-
-def test_eight_threads_lose_no_plain_post_on_postgresql(client: SyncPrefectClient) -> None:
-    user, password = str(PREFECT_API_AUTH_STRING.value()).split(":")
-    deployment = client.read_deployment_by_name(NAME).id
-    url = f"{PREFECT_API_URL.value()}/deployments/{deployment}/create_flow_run"
-
-    def post(_: int) -> requests.Response:
-        return requests.post(url, json={}, auth=(user, password), timeout=60)
+    def post(_: int) -> int:
+        return requests.post(url, json={}, auth=(user, password), timeout=60).status_code
 
     with ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(post, range(40)))
-    assert {answer.status_code for answer in answers} == {201}, "PostgreSQL lost triggers"
+        codes = {*threads.map(post, range(40))}
+    assert codes == {201}, f"PostgreSQL lost triggers: it returned {codes}"
