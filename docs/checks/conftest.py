@@ -5,11 +5,13 @@ also the pictures, and transcripts that only differ in names and times.
 """
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from machinery import Server, server
 from pages import compare_table
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.conftest import harness, record
 
@@ -22,6 +24,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that writes what the pages show."""
     parser.addoption("--write", choices=["changed", "all"], help="write what the pages show")
+
+
+@pytest.fixture(scope="session")
+def impatient_server() -> Iterator[Server]:
+    """Run a server that calls a run Late after a second."""
+    late = "PREFECT_SERVER_SERVICES_LATE_RUNS"
+    with server(**{f"{late}_AFTER_SECONDS": "1", f"{late}_LOOP_SECONDS": "1"}) as running:
+        yield running
+
+
+@pytest.fixture
+def at(impatient_server: Server) -> Iterator[Server]:
+    """Use that server in this process, too."""
+    with temporary_settings({PREFECT_API_URL: impatient_server.api_url}):
+        yield impatient_server
 
 
 @pytest.fixture

@@ -12,24 +12,19 @@ from collections.abc import Callable
 from importlib.metadata import metadata, version
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import prefect.settings
 import prefect.states
-import pytest
 import requests
-from machinery import background, free_port, run, run_in_terminal, script
+from machinery import Server, background, free_port, run, run_in_terminal, script
 from pages import table_keys
 from prefect import Flow, flow, task
 from prefect.cache_policies import INPUTS
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
 from recorded import wait_until
-from served import api_url, deploy, post, set_state
-
-pytestmark = pytest.mark.usefixtures("harness")
 
 Compare = Callable[..., None]
+NO_ID = "0c0772af-7dfb-4b3e-b89f-72a8e73b34e2"  # of nothing on any server
 NOWHERE = "http://127.0.0.1:1/api"  # no server answers there
 PRINT_SETTINGS = """
 from prefect.context import get_settings_context
@@ -88,7 +83,7 @@ def test_settings_that_the_lessons_read(compare: Compare) -> None:
 
 def test_which_server(tmp_path: Path, compare: Compare) -> None:
     def url(number: str, **settings: Any) -> str:
-        words = ["user-flow/x"] if number > "10" else ["0c0772af-7dfb-4b3e-b89f-72a8e73b34e2"]
+        words = ["user-flow/x"] if number > "10" else [NO_ID]
         options = ["--timeout", "1"] if number == "12" else []
         program = ["-c", PRINT_SETTINGS] if number == "01" else [script(number), *words, *options]
         told = run(*program, cwd=tmp_path, PREFECT_HOME=str(tmp_path), **settings)
@@ -127,14 +122,27 @@ def test_a_server_that_is_started_in_a_terminal(tmp_path: Path, compare: Compare
     compare("terminal", seen)
 
 
-def test_what_the_api_answers(compare: Compare) -> None:
+def deploy(name: str) -> str:
+    """Create the deployment NAME/d of a flow with a parameter, which nothing serves."""
+
+    def takes(user_id: int = 101) -> None: ...
+
+    deployable: Any = flow(name=name)(takes)
+    return str(deployable.to_deployment("d").apply())
+
+
+def test_what_the_api_answers(at: Server, compare: Compare) -> None:
+    def post(deployment_id: str, **body: Any) -> requests.Response:
+        url = f"{at.api_url}/deployments/{deployment_id}/create_flow_run"
+        return requests.post(url, json=body, timeout=60)
+
     deployment_id = deploy("answers")
     answers = {
         "new": post(deployment_id, idempotency_key="k"),
         "same again": post(deployment_id, idempotency_key="k", parameters={"user_id": 102}),
         "type": post(deployment_id, parameters={"user_id": "Ada"}),
         "name": post(deployment_id, parameters={"userid": 1}),
-        "id": post(UUID(int=0)),
+        "id": post(NO_ID),
     }
     assert answers["new"].json()["id"] == answers["same again"].json()["id"]
     seen = {
@@ -144,7 +152,7 @@ def test_what_the_api_answers(compare: Compare) -> None:
     compare("answers", seen)
 
 
-def test_states(compare: Compare) -> None:
+def test_states(at: Server, compare: Compare) -> None:
     once: Any = task(cache_policy=INPUTS, persist_result=True)(lambda number: number)
     slow: Any = task(timeout_seconds=0.1)(asyncio.sleep)
 
@@ -165,39 +173,39 @@ def test_states(compare: Compare) -> None:
     compare("states", seen)
 
 
-def test_exit_codes(compare: Compare) -> None:
+def test_exit_codes(at: Server, compare: Compare) -> None:
     deployment_id, name = deploy("codes"), "codes/d"
 
     def code(number: str, *words: str) -> int:
-        return run(script(number), *words, PREFECT_API_URL=api_url()).returncode
+        return run(script(number), *words, PREFECT_API_URL=at.api_url).returncode
 
-    def codes(by_id: UUID, by_name: str, *words: str) -> tuple[int, ...]:
+    def codes(by_id: str, by_name: str, *words: str) -> tuple[int, ...]:
         twelve = code("12", by_name, "--timeout", "5", *words)
-        return code("10", str(by_id), *words), code("11", by_name, *words), twelve
+        return code("10", by_id, *words), code("11", by_name, *words), twelve
 
-    def waits(key: str, state: State[Any] | None) -> tuple[str, str, int]:
-        flow_run_id = UUID(post(deployment_id, idempotency_key=key).json()["id"])
-        if state:
-            set_state(flow_run_id, state)
-        options = ("--wait", "--timeout", "5", "--idempotency-key", key)
+    def waits(state: str) -> tuple[str, str, int]:
+        path = f"/deployments/{deployment_id}/create_flow_run"
+        made = at.ask("POST", path, idempotency_key=state)
+        at.ask("POST", f"/flow_runs/{made['id']}/set_state", state={"type": state}, force=True)
+        options = ("--wait", "--timeout", "5", "--idempotency-key", state)
         return "", "", code("12", name, *options)
 
     seen = {
         "accepted": codes(deployment_id, name),
-        "Completed --wait": waits("completed", Completed()),
-        "Failed --wait": waits("failed", Failed()),
-        "--timeout --wait": waits("goes on", None),
+        "Completed --wait": waits("COMPLETED"),
+        "Failed --wait": waits("FAILED"),
+        "--timeout --wait": waits("RUNNING"),
         "--unknown": codes(deployment_id, name, "--unknown"),
-        "codes/e": codes(UUID(int=0), "codes/e"),
+        "codes/e": codes(NO_ID, "codes/e"),
         "-p": codes(deployment_id, name, "-p", "user_id=Ada"),
         "--api-url": codes(deployment_id, name, "--api-url", NOWHERE),
     }
     compare("exit-codes", seen)
 
 
-def test_ways_to_trigger(tmp_path: Path, compare: Compare) -> None:
+def test_ways_to_trigger(at: Server, tmp_path: Path, compare: Compare) -> None:
     """Trigger in each way, fail the new flow run, and read what the way makes of it."""
-    deploy("ways")
+    deployed = deploy("ways")
     second = f"print(__import__({script('12').stem!r}).trigger('ways/d')['state']['name'])"
     third = ("-m", "prefect", "deployment", "run", "ways/d", "--watch")
     last = "from prefect.deployments import run_deployment as it; print(it('ways/d').state_name)"
@@ -207,18 +215,18 @@ def test_ways_to_trigger(tmp_path: Path, compare: Compare) -> None:
         "prefect deployment run NAME --watch": third,
         "run_deployment(...)": ("-c", last),
     }
-    scheduled = {"state": {"type": {"any_": ["SCHEDULED"]}}}
-    new = {"flows": {"name": {"any_": ["ways"]}}, "flow_runs": scheduled}
+    new = {"state": {"type": {"any_": ["SCHEDULED"]}}, "deployment_id": {"any_": [deployed]}}
 
     def triggered() -> Any:
-        return requests.post(f"{api_url()}/flow_runs/filter", json=new, timeout=60).json()
+        return at.ask("POST", "/flow_runs/filter", flow_runs=new)
 
     def outcome(key: str) -> tuple[str, str]:
         log = tmp_path / key
         words = ("-X", "importtime", *programs[key])
-        with background(*words, log=log, PREFECT_API_URL=api_url()) as process:
+        with background(*words, log=log, PREFECT_API_URL=at.api_url) as process:
             (made,) = wait_until(f"{key} triggers a run", triggered, 120)
-            set_state(UUID(made["id"]), Failed())
+            path = f"/flow_runs/{made['id']}/set_state"
+            at.ask("POST", path, state={"type": "FAILED"}, force=True)
             code = process.wait(120)
         text = log.read_text(encoding="utf-8")
         imports = "yes" if re.search(r"(?m)\| +prefect$", text) else "no"

@@ -17,15 +17,10 @@ from uuid import UUID
 import nbformat
 import pytest
 import requests
-from machinery import Server, background, end, run, server
+from machinery import ENDS, Server, background, end, run
 from nbclient import NotebookClient
 from pages import table_keys
-from prefect import get_client
-from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Crashed
 from recorded import read_ended, wait_until
-from served import becomes, deploy, deployment, post, read_state, set_state, trigger
 
 pytestmark = pytest.mark.timeout(600)  # most of it is waiting, on a busy machine
 
@@ -65,23 +60,10 @@ def doubled():
 """
 
 
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[Server]:
-    """Run a server that calls a run Late after a second."""
-    late = "PREFECT_SERVER_SERVICES_LATE_RUNS"
-    with server(**{f"{late}_AFTER_SECONDS": "1", f"{late}_LOOP_SECONDS": "1"}) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def api_url(own_server: Server) -> Iterator[str]:
-    """Use that server, and return the URL of its API."""
-    with temporary_settings({PREFECT_API_URL: own_server.api_url}):
-        yield own_server.api_url
-
-
 @contextmanager
-def serve(folder: Path, name: str, *changes: tuple[str, str]) -> Iterator[tuple[Any, Path]]:
+def serve(
+    at: Server, folder: Path, name: str, *changes: tuple[str, str]
+) -> Iterator[tuple[Any, Path]]:
     """Serve SERVED, with these changes, as NAME/d; yield the process and its log once it serves."""
     text = SERVED
     for old, new in [("served", name), *changes]:
@@ -89,73 +71,71 @@ def serve(folder: Path, name: str, *changes: tuple[str, str]) -> Iterator[tuple[
     (folder / "flows.py").write_text(text)
     (folder / "helper.py").write_text('VERSION = "old"')
     log = folder / f"{time.monotonic_ns()}.log"
-    settings: dict[str, Any] = {
-        "PREFECT_API_URL": str(PREFECT_API_URL.value()),
-        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
-    }
+    settings: dict[str, Any] = {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "PREFECT_API_URL": at.api_url}
     with background(folder / "flows.py", cwd=folder, log=log, **settings) as process:
         wait_until("it serves", lambda: "being served" in log.read_text(), 60)
         yield process, log
 
 
-def ended(flow_run_id: UUID) -> str:
-    """Wait until the run has ended, and return its state."""
-    return becomes(flow_run_id, "Completed", "Failed", "Crashed", "Cancelled")
+def test_a_run_stays_scheduled_or_late(at: Server, tmp_path: Path, compare: Compare) -> None:
+    at.ask("POST", "/work_pools/", name="pool", type="process", is_paused=True)
+    at.ask("PATCH", f"/deployments/{at.deploy('pooled/d')}", work_pool_name="pool")
+    at.deploy("waiting/d")
+    pooled, unserved = at.trigger("pooled/d"), at.trigger("waiting/d")
 
+    def offered() -> list[str]:
+        found = at.ask("POST", "/work_pools/pool/get_scheduled_flow_runs")
+        return [each["flow_run"]["id"] for each in found]
 
-def test_a_run_stays_scheduled_or_late(tmp_path: Path, compare: Compare) -> None:
-    with get_client(sync_client=True) as client:
-        client.create_work_pool(WorkPoolCreate(name="pool", type="process", is_paused=True))
-        deploy("pooled", work_pool_name="pool")
-        deploy("waiting")
-        pooled, unserved = trigger("pooled"), trigger("waiting")
-
-        def offered() -> list[UUID]:
-            found = client.get_scheduled_flow_runs_for_work_pool("pool")
-            return [each.flow_run.id for each in found]
-
-        late = [becomes(each, "Late") for each in (pooled, unserved)]
-        assert offered() == []
-        client.update_work_pool("pool", WorkPoolUpdate(is_paused=False))
-        assert offered() == [pooled]
-    with serve(tmp_path, "waiting"):
-        seen = {"nothing": (late[1], ended(unserved)), "pool": (late[0], "offered to a worker")}
-        runs = [trigger("waiting", seconds=6) for _ in "12"]
-        wait_until("one runs", lambda: "Running" in map(read_state, runs))
-        (queued,) = [each for each in runs if read_state(each) != "Running"]
-        seen["limit"] = (becomes(queued, "Late", "Running"), ended(queued))
+    late = [at.wait_for(each, "Late") for each in (pooled, unserved)]
+    assert offered() == []
+    at.ask("PATCH", "/work_pools/pool", is_paused=False)
+    assert offered() == [pooled]
+    with serve(at, tmp_path, "waiting"):
+        served = at.wait_for(unserved, *ENDS)
+        seen = {"nothing": (late[1], served), "pool": (late[0], "offered to a worker")}
+        runs = [at.trigger("waiting/d", seconds=6) for _ in "12"]
+        wait_until("one runs", lambda: "Running" in map(at.state, runs))
+        (queued,) = [each for each in runs if at.state(each) != "Running"]
+        seen["limit"] = (at.wait_for(queued, "Late", "Running"), at.wait_for(queued, *ENDS))
     compare("waiting", seen)
 
 
-def test_a_run_stays_running_or_submitting(api_url: str, tmp_path: Path, compare: Compare) -> None:
-    with serve(tmp_path, "killed", ("limit=1", "limit=2")) as (process, _):
+def test_a_run_stays_running_or_submitting(at: Server, tmp_path: Path, compare: Compare) -> None:
+    with serve(at, tmp_path, "killed", ("limit=1", "limit=2")) as (process, _):
         runs = []
         for state in ("Running", "Submitting"):
-            runs.append(trigger("killed", seconds=600))
-            becomes(runs[-1], state)
+            runs.append(at.trigger("killed/d", seconds=600))
+            at.wait_for(runs[-1], state)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
+    def states() -> tuple[str, ...]:
+        found = at.ask("POST", "/flow_runs/filter", flow_runs={"id": {"any_": runs}})
+        names = {each["id"]: each["state_name"] for each in found}
+        return tuple(names.get(each, "gone") for each in runs)
+
     def after(command: str) -> tuple[str, ...]:
         for each in runs:
-            run("-m", "prefect", "flow-run", command, str(each), PREFECT_API_URL=api_url)
-        return tuple(map(read_state, runs))
+            run("-m", "prefect", "flow-run", command, each, PREFECT_API_URL=at.api_url)
+        return states()
 
-    seen = {"SIGKILL": tuple(map(read_state, runs)), "prefect flow-run cancel": after("cancel")}
+    seen = {"SIGKILL": states(), "prefect flow-run cancel": after("cancel")}
     for each in runs:
-        set_state(each, Crashed())
-    seen["set_flow_run_state"] = tuple(map(read_state, runs))
+        at.ask("POST", f"/flow_runs/{each}/set_state", state={"type": "CRASHED"}, force=True)
+    seen["set_flow_run_state"] = states()
     compare("killed", seen | {"prefect flow-run delete": after("delete")})
 
 
-def test_an_edit_is_not_seen_by_the_serving_process(tmp_path: Path, compare: Compare) -> None:
+def test_an_edit_is_not_seen_by_the_serving_process(
+    at: Server, tmp_path: Path, compare: Compare
+) -> None:
     def outcome() -> tuple[str, str]:
-        flow_run_id = trigger("edited")
-        found = read_ended(flow_run_id, 120)
+        found = read_ended(UUID(at.trigger("edited/d")), 120)
         own = [it.message for it in found.logs if "helper" in it.message]
         return found.state, ", ".join(own) or "nothing"
 
-    with serve(tmp_path, "edited"):
+    with serve(at, tmp_path, "edited"):
         flows, helper = tmp_path / "flows.py", tmp_path / "helper.py"
         flows.write_text(flows.read_text().replace("old flow", "new flow"))
         seen = {"flows.py": outcome()}
@@ -168,46 +148,49 @@ def test_an_edit_is_not_seen_by_the_serving_process(tmp_path: Path, compare: Com
     compare("edits", seen)
 
 
-def test_a_schedule_is_off_after_a_restart(tmp_path: Path, compare: Compare) -> None:
-    def schedule(name: str) -> tuple[bool, int]:
-        found = deployment(name)
-        return found.paused, len(found.schedules)
+def test_a_schedule_is_off_after_a_restart(at: Server, tmp_path: Path, compare: Compare) -> None:
+    def schedule() -> tuple[bool, int]:
+        found = at.deployment("restarted/d")
+        return found["paused"], len(found["schedules"])
 
     forgets = ("interval=3600, ", "")
     stays = ("limit=1", "limit=1, pause_on_shutdown=False")
-    with serve(tmp_path, "restarted") as (old, _), serve(tmp_path, "restarted"):
-        wait_until("it polls", lambda: deployment("restarted").status == "READY")
-        seen = {"old new": schedule("restarted")}
+    with serve(at, tmp_path, "restarted") as (old, _), serve(at, tmp_path, "restarted"):
+        wait_until("it polls", lambda: at.deployment("restarted/d")["status"] == "READY")
+        seen = {"old new": schedule()}
         end(old)
-        seen["old"] = schedule("restarted")
-    with serve(tmp_path, "restarted", stays):
-        seen["restart"] = schedule("restarted")
-    seen["pause_on_shutdown=False"] = schedule("restarted")
-    with serve(tmp_path, "restarted", forgets):
-        seen["interval"] = schedule("restarted")
+        seen["old"] = schedule()
+    with serve(at, tmp_path, "restarted", stays):
+        seen["restart"] = schedule()
+    seen["pause_on_shutdown=False"] = schedule()
+    with serve(at, tmp_path, "restarted", forgets):
+        seen["interval"] = schedule()
     compare("schedule", seen)
 
 
-def test_two_processes_serve_one_name(tmp_path: Path, compare: Compare) -> None:
+def test_two_processes_serve_one_name(at: Server, tmp_path: Path, compare: Compare) -> None:
     other = tmp_path / "other"
     other.mkdir()
     seen: set[str] = set()
-    with serve(tmp_path, "twice"), serve(other, "twice", ("old flow", "new flow")):
+    with serve(at, tmp_path, "twice"), serve(at, other, "twice", ("old flow", "new flow")):
         deadline = time.monotonic() + 120
         while len(seen) < 2 and time.monotonic() < deadline:
-            runs = [trigger("twice") for _ in range(4)]
+            runs = [at.trigger("twice/d") for _ in range(4)]
             for each in runs:
-                logs = read_ended(each, 120).logs
+                logs = read_ended(UUID(each), 120).logs
                 seen |= {it.message.split(",")[0] for it in logs if "helper" in it.message}
     compare("twice", {"old new": " or ".join(sorted(seen, reverse=True))})
 
 
-def test_a_parameter_is_accepted_and_the_run_crashes(tmp_path: Path, compare: Compare) -> None:
+def test_a_parameter_is_accepted_and_the_run_crashes(
+    at: Server, tmp_path: Path, compare: Compare
+) -> None:
     seen = {}
-    with serve(tmp_path, "accepted") as (_, log):
+    with serve(at, tmp_path, "accepted") as (_, log):
         for words in ("secnds=1", "day=03.02.2026"):
             before = len(log.read_text())
-            found = read_ended(trigger("accepted", **dict([words.split("=")])), 120)
+            parameters = dict([words.split("=")])
+            found = read_ended(UUID(at.trigger("accepted/d", **parameters)), 120)
 
             def errors(before: int = before) -> list[str]:
                 return re.findall(r"(\w+Error): ", log.read_text()[before:])
@@ -218,17 +201,20 @@ def test_a_parameter_is_accepted_and_the_run_crashes(tmp_path: Path, compare: Co
     compare("wrong-parameters", seen)
 
 
-def test_503_and_database_is_locked(own_server: Server, compare: Compare) -> None:
-    deployment_id = deploy("locked")
-    url = f"{own_server.api_url}/deployments/{deployment_id}/create_flow_run"
-    writer = sqlite3.connect(own_server.home / "prefect.db", timeout=60, isolation_level=None)
+def test_503_and_database_is_locked(at: Server, compare: Compare) -> None:
+    url = f"{at.api_url}/deployments/{at.deploy('locked/d')}/create_flow_run"
+
+    def post() -> int:
+        return requests.post(url, json={"idempotency_key": "k"}, timeout=100).status_code
+
+    writer = sqlite3.connect(at.home / "prefect.db", timeout=60, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
-    seen = {"locked": requests.post(url, json={"idempotency_key": "k"}, timeout=100).status_code}
+    seen = {"locked": post()}
     writer.execute("ROLLBACK")
     writer.close()
-    assert "database is locked" in (own_server.home / "server.log").read_text(encoding="utf-8")
+    assert "database is locked" in (at.home / "server.log").read_text(encoding="utf-8")
     for key in ("free", "again"):
-        seen[key] = post(deployment_id, idempotency_key="k").status_code
+        seen[key] = wait_until("it is accepted", lambda: (code := post()) != 503 and code)
     compare("locked", seen)
 
 
@@ -243,9 +229,9 @@ def cell_outcome(cell: nbformat.NotebookNode) -> tuple[str, str]:
 
 
 def test_cells_of_a_notebook(
-    tmp_path: Path, api_url: str, monkeypatch: pytest.MonkeyPatch, compare: Compare
+    at: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compare: Compare
 ) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", api_url)
+    monkeypatch.setenv("PREFECT_API_URL", at.api_url)
     keys = table_keys("notebook")
     v4: Any = nbformat.v4
     book = v4.new_notebook(cells=[v4.new_code_cell(it) for it in [FIRST_CELL, *keys]])
