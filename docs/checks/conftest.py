@@ -1,25 +1,21 @@
-"""The checks run flows on Prefect's test harness, as the stages do: see tests/conftest.py.
+"""What all checks use: the fixtures `harness` and `record` of tests/conftest.py, and `compare`.
 
 With `--write changed` tables and transcripts are written instead of compared; with `--write all`
-also transcripts that only differ in names and times.
+also the pictures, and transcripts that only differ in names and times.
 """
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from machinery import Server, server
 from pages import compare_table
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.conftest import harness, record
 
 __all__ = ["harness", "record"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def always_on_the_harness(harness: None) -> None:
-    """Start the harness, also for a check that asks for no fixture; some modules replace it."""
-
 
 # A shell's `&` has its programs ignore SIGINT, and those that they start: here they receive it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,7 +23,22 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that writes what the pages show."""
-    parser.addoption("--write", choices=["changed", "all"], help="write tables and transcripts")
+    parser.addoption("--write", choices=["changed", "all"], help="write what the pages show")
+
+
+@pytest.fixture(scope="session")
+def impatient_server() -> Iterator[Server]:
+    """Run a server that calls a run Late after a second."""
+    late = "PREFECT_SERVER_SERVICES_LATE_RUNS"
+    with server(**{f"{late}_AFTER_SECONDS": "1", f"{late}_LOOP_SECONDS": "1"}) as running:
+        yield running
+
+
+@pytest.fixture
+def at(impatient_server: Server) -> Iterator[Server]:
+    """Use that server in this process, too."""
+    with temporary_settings({PREFECT_API_URL: impatient_server.api_url}):
+        yield impatient_server
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def run(
 def terminal(log: Path) -> Iterator[int]:
     """Yield a terminal, as a file descriptor for stdout and stderr; what it shows is in the log.
 
-    What still has it open 10 s after the block is not waited for.
+    What still has it open 3 s after the block is not waited for.
     """
     shown, end = pty.openpty()
     termios.tcsetwinsize(end, (50, 100))
@@ -115,7 +115,7 @@ def terminal(log: Path) -> Iterator[int]:
         yield end
     finally:
         os.close(end)
-        thread.join(10)
+        thread.join(3)
         os.close(shown)
 
 
@@ -123,6 +123,27 @@ def read_terminal(log: Path) -> str:
     """Return what a terminal has shown, without colours."""
     text = log.read_bytes().decode().replace("\r\n", "\n")
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\].*?(\x07|\x1b\\)", "", text)
+
+
+def run_in_terminal(command: str, cwd: Path = ROOT, **settings: Any) -> str:
+    """Run a shell's command in a terminal, as a person does; return what it shows, uncoloured."""
+    known = environment(TERM="xterm", **settings)
+    known.pop("CI", None)  # Prefect asks and prints less there
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        with terminal(log) as tty:
+            subprocess.run(
+                command,
+                check=False,
+                shell=True,
+                cwd=cwd,
+                env=known,
+                stdin=tty,
+                stdout=tty,
+                stderr=tty,
+                timeout=600,
+            )
+        return read_terminal(log)
 
 
 def launch(

@@ -16,11 +16,6 @@ from werkzeug.serving import make_ssl_devcert
 pytestmark = pytest.mark.timeout(300)  # most of it is waiting, on a busy machine
 
 
-@pytest.fixture(scope="session", autouse=True)
-def harness() -> None:
-    """Take the place of the harness: no check here runs a flow in this process."""
-
-
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[Server]:
     """Return a server that wants a password, with a deployment that nothing serves."""

@@ -26,11 +26,6 @@ lesson = importlib.import_module(script("12").stem)
 Results = list[subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def harness() -> None:
-    """Take the place of the harness: no check here runs a flow in this process."""
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Return a Prefect server as it comes, on SQLite, on which lesson 09 runs one run at a time."""

@@ -32,11 +32,6 @@ def shell_code(process: subprocess.Popen[bytes]) -> int:
     return code if code >= 0 else 128 - code
 
 
-@pytest.fixture(scope="session", autouse=True)
-def harness() -> None:
-    """Take the place of the harness: these checks have servers of their own."""
-
-
 @pytest.fixture(scope="module")
 def plain() -> Iterator[Server]:
     """Return a Prefect server as it comes, on SQLite."""

@@ -28,6 +28,7 @@ def name(path: Path, anchor: str) -> str:
 
 
 @pytest.mark.timeout(300, method="thread")  # Prefect's time limit wants the process's one alarm
+@pytest.mark.usefixtures("harness")
 @pytest.mark.filterwarnings("ignore")  # some symptoms are warnings
 @pytest.mark.parametrize(
     "examples", [pytest.param([*found], id=name(*place)) for place, found in RUN]

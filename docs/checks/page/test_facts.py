@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pytest
 from machinery import ROOT
-from pages import PAGES, links, sections
-from transcripts import normalised
+from pages import PAGES, links, normalised, sections
 
 COUNTS = [
     "two",

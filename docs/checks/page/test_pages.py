@@ -11,18 +11,13 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # The parts of a lesson's section, in the order in which they stand there.
 PARTS = ["```python lesson", "**Run it**", "**What happened.**", "**Key points**", "**Try it: "]
 PARTS += ["- **Watch out:**", "- **More:**"]
+LANGUAGES = {"bash", "console", "diff", "dockerfile", "ini", "mermaid", "powershell", "python"}
+LANGUAGES |= {"sh", "text", "toml", "yaml"}
 
 # The pages elsewhere that ours point to; each was seen to exist.
 KNOWN = (Path(__file__).parent / "links.txt").read_text(encoding="utf-8").split()
 
-PRACTICE = sorted((ROOT / "docs" / "practice").glob("[01][0-9]*.py"))
-
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def harness() -> None:
-    """Start no server: nothing runs here."""
 
 
 def prose(page: Path) -> str:
@@ -30,34 +25,42 @@ def prose(page: Path) -> str:
     return re.sub(r"(?ms)^```.*?^```$", "", page.read_text(encoding="utf-8"))
 
 
-def test_every_script_has_its_section_and_its_row_in_order() -> None:
+def test_every_script_has_its_section_and_its_rows_in_order() -> None:
     assert list(SECTIONS) == SCRIPTS, "the sections of LEARNINGS.md are not the scripts, in order"
     assert list(map_rows()) == SCRIPTS, "the rows of the map are not the scripts, in order"
-    table = "\n".join(line for line in README.splitlines() if line.startswith("|"))
-    assert re.findall(r"\]\((\d\d_\w+\.py)\)", table) == SCRIPTS, "README.md's path is another"
+    paths = re.findall(r"(?m)^\|.*\]\((\d\d_\w+\.py)\)", README)
+    assert paths == SCRIPTS, "README.md's path is another"
+
+
+def test_what_the_map_calls_new_is_in_the_lesson_and_not_in_the_one_before() -> None:
+    before = ""
+    for name in SCRIPTS:
+        (row,) = re.findall(rf"(?m)^\| \[{name}\].*\|(.*)\|.*\|$", LEARNINGS)
+        source = (ROOT / name).read_text(encoding="utf-8")
+        for code in re.findall(r"`(.*?)(?:\(\))?`", row):
+            assert code in source, f"{name} has no {code}, and the map says that it is new there"
+            assert code not in before, f"{code} is in the lesson before {name}, too"
+        before = source
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_section_has_its_parts_in_order(name: str) -> None:
     section = SECTIONS[name]
-    missing = [part for part in (*PARTS, f"$ python {name}") if part not in section]
-    assert not missing, f"{name} has no part {missing[0]!r}"
-    places = [section.index(part) for part in PARTS]
-    assert places == sorted(places), f"{name}: the parts do not stand in the order {PARTS}"
+    places = {part: section.find(part) for part in (*PARTS, f"$ python {name}")}
+    assert min(places.values()) >= 0, f"{name} has not all parts: {places}"
+    order = [places[part] for part in PARTS]
+    assert order == sorted(order), f"{name}: the parts do not stand in the order {PARTS}"
     points = section.partition("**Key points**\n")[2].partition("\n\n")[0]
     assert len(re.findall("(?m)^- ", points)) <= 4, f"{name} has more than four key points"
     code = section.partition("```python lesson\n")[2].partition("```")[0]
     assert 5 <= code.count("\n") <= 12, f"{name} shows {code.count(chr(10))} lines, not 5 to 12"
 
 
-@pytest.mark.parametrize("number", sorted({path.name[:2] for path in PRACTICE}))
-def test_every_practice_program_is_named_where_it_follows(number: str) -> None:
-    after = [section for name, section in SECTIONS.items() if name.startswith(number)]
-    for path in PRACTICE:
-        if path.name.startswith(number):
-            assert f"docs/practice/{path.name}" in "".join(after or [LEARNINGS]), (
-                f"LEARNINGS.md does not name the practice program {path.name}"
-            )
+def test_every_practice_program_is_named_where_it_follows() -> None:
+    for path in ROOT.glob("docs/practice/[01][0-9]*.py"):
+        after = [text for name, text in SECTIONS.items() if name[:2] == path.name[:2]]
+        places = "".join(after or [LEARNINGS])
+        assert f"docs/practice/{path.name}" in places, f"LEARNINGS.md does not name {path.name}"
 
 
 def test_the_tutorial_stays_short() -> None:
@@ -66,16 +69,19 @@ def test_the_tutorial_stays_short() -> None:
     assert words <= 6500, f"LEARNINGS.md has {words} words; move what few need to another page"
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_the_new_code_is_cut_from_the_lesson(name: str) -> None:
-    blocks = re.findall(r"(?ms)^```python lesson\n(.*?)^```$", SECTIONS[name])
-    assert blocks, f"{name} shows no code: mark the block ```python lesson"
-    lesson = iter((ROOT / name).read_text(encoding="utf-8").splitlines())
-    lines = [line for block in blocks for line in block.splitlines()]
-    lines = [line for line in lines if line.strip() not in ("", "# ...")]  # `# ...`: left out
-    # `in` goes on where it found the line before: lines may be left out, but keep their order.
-    missing = [line for line in lines if line not in lesson]
-    assert not missing, f"{name} has no such line, or has it earlier: {missing[0]!r}"
+@pages
+def test_the_code_that_is_shown_of_a_program_stands_there(page: Path) -> None:
+    """The program is the one that the block names, or else the lesson of its section."""
+    for anchor, section in sections(page).items():
+        own = section.partition("\n")[0].removeprefix("## ")
+        for name, code in re.findall(r"(?ms)^```python lesson ?(\S*)\n(.*?)^```$", section):
+            program = (page.parent / (name or own)).read_text(encoding="utf-8")
+            there = iter([line.strip() for line in program.splitlines()])
+            lines = [line.strip() for line in code.splitlines()]
+            lines = [line for line in lines if line not in ("", "# ...", "...")]  # left out
+            # `in` goes on where it found the line before: the lines must keep their order.
+            missing = [line for line in lines if line not in there]
+            assert not missing, f"#{anchor}: not in {name or own}, or earlier: {missing[0]!r}"
 
 
 @pages
@@ -88,9 +94,8 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         else:
             goal = page.parent / path if path else page
             assert goal.exists(), f"{page.name}: a link leads to {path}, which is not there"
-            assert not anchor or anchor in sections(goal.resolve()), (
-                f"{page.name}: there is no #{anchor}"
-            )
+            there = not anchor or anchor in sections(goal.resolve())
+            assert there, f"{page.name}: there is no #{anchor}"
 
 
 @pages
@@ -107,9 +112,9 @@ def test_every_image_is_shown_in_the_section_of_its_number() -> None:
     there = {path.resolve() for path in (ROOT / "docs").rglob("*.png")}
     shown = {(page.parent / it).resolve() for page in PAGES for it in links(prose(page))} & there
     assert shown == there, f"no page shows {there - shown}"
-    for image in re.findall(r"\]\(docs/images/(\S+)\)", LEARNINGS):
-        section = LEARNINGS.partition(f"docs/images/{image}")[0].rpartition("\n## ")[2]
-        assert section.startswith(image[:2]), f"{image} is not in the section of its lesson"
+    for name, section in SECTIONS.items():
+        for number in re.findall(r"\]\(docs/images/(\d\d)", section):
+            assert name.startswith(number), f"{name} shows a picture of lesson {number}"
 
 
 @pages
@@ -125,20 +130,17 @@ def test_every_block_of_code_is_closed_and_has_a_language(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     fences = re.findall(r"(?m)^```(.*)$", text)
     assert len(fences) % 2 == 0, f"{page.name} has a block that is not closed"
-    known = {"bash", "console", "diff", "ini", "mermaid", "powershell", "python", "text"}
-    known |= {"dockerfile", "sh", "toml", "yaml"}
-    assert {fence.partition(" ")[0] for fence in fences[::2]} <= known
+    assert {fence.partition(" ")[0] for fence in fences[::2]} <= LANGUAGES
     assert set(fences[1::2]) <= {""}
     assert text.count("<details>") == text.count("</details>"), f"{page.name}: details left open"
 
 
 def test_readme_opens_with_two_commands_that_do_all_the_set_up() -> None:
     install = "python3 -m venv .venv && .venv/bin/pip install -r"
-    commands = re.findall(r"(?ms)^```bash\n(.*?)^```$", README)
-    assert commands[0] == (
-        f"{install} requirements.txt && .venv/bin/python 01_basic_example_with_flows.py\n"
-    )
-    assert commands[1] == f"{install} requirements-dev.txt && .venv/bin/python -m pytest\n"
+    first, second = re.findall(r"(?ms)^```bash\n(.*?)^```$", README)[:2]
+    python = ".venv/bin/python"
+    assert first == f"{install} requirements.txt && {python} 01_basic_example_with_flows.py\n"
+    assert second == f"{install} requirements-dev.txt && {python} -m pytest\n"
     assert len(README.splitlines()) <= 110, "README.md is longer than a screen and a half"
 
 

@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import nbformat
 import pytest
 import requests
-from machinery import Server, background, end, run, server
-from prefect import get_client
-from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Crashed
+from machinery import ENDS, Server, background, end, run
+from nbclient import NotebookClient
+from pages import table_keys
 from recorded import read_ended, wait_until
 
 pytestmark = pytest.mark.timeout(600)  # most of it is waiting, on a busy machine
@@ -40,30 +38,32 @@ def served(seconds: float = 0, day: datetime.date = datetime.date(2026, 2, 3)):
 if __name__ == "__main__":
     served.serve("d", interval=3600, limit=1)
 """
+FIRST_CELL = """
+import asyncio
+from prefect import flow, task
 
+@flow
+def hello():
+    return "Hello"
 
-@pytest.fixture(scope="session", autouse=True)
-def harness() -> None:
-    """Take the place of the harness: these checks have a server of their own."""
+@flow
+async def hello_async():
+    return "Hello"
 
+@task
+def double(number):
+    return 2 * number
 
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[Server]:
-    """Run a server that calls a run Late after a second."""
-    late = "PREFECT_SERVER_SERVICES_LATE_RUNS"
-    with server(**{f"{late}_AFTER_SECONDS": "1", f"{late}_LOOP_SECONDS": "1"}) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def api_url(own_server: Server) -> Iterator[str]:
-    """Use that server, and return the URL of its API."""
-    with temporary_settings({PREFECT_API_URL: own_server.api_url}):
-        yield own_server.api_url
+@flow
+def doubled():
+    return double.map([1, 2]).result()
+"""
 
 
 @contextmanager
-def serve(folder: Path, name: str, *changes: tuple[str, str]) -> Iterator[tuple[Any, Path]]:
+def serve(
+    at: Server, folder: Path, name: str, *changes: tuple[str, str]
+) -> Iterator[tuple[Any, Path]]:
     """Serve SERVED, with these changes, as NAME/d; yield the process and its log once it serves."""
     text = SERVED
     for old, new in [("served", name), *changes]:
@@ -71,107 +71,71 @@ def serve(folder: Path, name: str, *changes: tuple[str, str]) -> Iterator[tuple[
     (folder / "flows.py").write_text(text)
     (folder / "helper.py").write_text('VERSION = "old"')
     log = folder / f"{time.monotonic_ns()}.log"
-    url = PREFECT_API_URL.value() or ""
-    with background(folder / "flows.py", cwd=folder, log=log, PREFECT_API_URL=url) as process:
+    settings: dict[str, Any] = {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "PREFECT_API_URL": at.api_url}
+    with background(folder / "flows.py", cwd=folder, log=log, **settings) as process:
         wait_until("it serves", lambda: "being served" in log.read_text(), 60)
         yield process, log
 
 
-def deployment(name: str) -> Any:
-    """Return the server's record of NAME/d."""
-    with get_client(sync_client=True) as client:
-        return client.read_deployment_by_name(f"{name}/d")
+def test_a_run_stays_scheduled_or_late(at: Server, tmp_path: Path, compare: Compare) -> None:
+    at.ask("POST", "/work_pools/", name="pool", type="process", is_paused=True)
+    at.ask("PATCH", f"/deployments/{at.deploy('pooled/d')}", work_pool_name="pool")
+    at.deploy("waiting/d")
+    pooled, unserved = at.trigger("pooled/d"), at.trigger("waiting/d")
 
+    def offered() -> list[str]:
+        found = at.ask("POST", "/work_pools/pool/get_scheduled_flow_runs")
+        return [each["flow_run"]["id"] for each in found]
 
-def deploy(name: str, **options: Any) -> None:
-    """Create the deployment NAME/d, which nothing serves."""
-    with get_client(sync_client=True) as client:
-        client.create_deployment(client.create_flow_from_name(name), "d", **options)
-
-
-def trigger(name: str, **parameters: Any) -> UUID:
-    """Ask for a run of NAME/d, and return its id."""
-    with get_client(sync_client=True) as client:
-        made = client.create_flow_run_from_deployment(deployment(name).id, parameters=parameters)
-    return made.id
-
-
-def state(flow_run_id: UUID) -> str:
-    """Return the name of the run's state, or `gone` if the server has no such run."""
-    with get_client(sync_client=True) as client:
-        try:
-            return client.read_flow_run(flow_run_id).state_name or ""
-        except ObjectNotFound:
-            return "gone"
-
-
-def becomes(flow_run_id: UUID, *names: str) -> str:
-    """Wait until the run is in one of these states, and return which."""
-    wait_until(f"the run is {' or '.join(names)}", lambda: state(flow_run_id) in names, 120)
-    return state(flow_run_id)
-
-
-def ended(flow_run_id: UUID) -> str:
-    """Wait until the run has ended, and return its state."""
-    return becomes(flow_run_id, "Completed", "Failed", "Crashed", "Cancelled")
-
-
-def test_a_run_stays_scheduled_or_late(tmp_path: Path, compare: Compare) -> None:
-    with get_client(sync_client=True) as client:
-        client.create_work_pool(WorkPoolCreate(name="pool", type="process", is_paused=True))
-        deploy("pooled", work_pool_name="pool")
-        pooled = trigger("pooled")
-
-        def offered() -> list[UUID]:
-            found = client.get_scheduled_flow_runs_for_work_pool("pool")
-            return [each.flow_run.id for each in found]
-
-        deploy("waiting")
-        unserved = trigger("waiting")
-        seen: dict[str, Any] = {"nothing": (becomes(unserved, "Late"),)}
-        seen["pool"] = (becomes(pooled, "Late"),)
-        assert offered() == []
-        client.update_work_pool("pool", WorkPoolUpdate(is_paused=False))
-        seen["pool"] += ("offered to a worker" if offered() == [pooled] else "not offered",)
-    with serve(tmp_path, "waiting"):
-        seen["nothing"] += (ended(unserved),)
-        runs = [trigger("waiting", seconds=6) for _ in "12"]
-        wait_until("one of them runs", lambda: any(state(each) == "Running" for each in runs))
-        (queued,) = [each for each in runs if state(each) != "Running"]
-        seen["limit"] = (becomes(queued, "Late", "Running"), ended(queued))
+    late = [at.wait_for(each, "Late") for each in (pooled, unserved)]
+    assert offered() == []
+    at.ask("PATCH", "/work_pools/pool", is_paused=False)
+    assert offered() == [pooled]
+    with serve(at, tmp_path, "waiting"):
+        served = at.wait_for(unserved, *ENDS)
+        seen = {"nothing": (late[1], served), "pool": (late[0], "offered to a worker")}
+        runs = [at.trigger("waiting/d", seconds=6) for _ in "12"]
+        wait_until("one runs", lambda: "Running" in map(at.state, runs))
+        (queued,) = [each for each in runs if at.state(each) != "Running"]
+        seen["limit"] = (at.wait_for(queued, "Late", "Running"), at.wait_for(queued, *ENDS))
     compare("waiting", seen)
 
 
-def test_a_run_stays_running_or_submitting(api_url: str, tmp_path: Path, compare: Compare) -> None:
-    with serve(tmp_path, "killed", ("limit=1", "limit=2")) as (process, _):
-        running = trigger("killed", seconds=600)
-        becomes(running, "Running")
-        starting = trigger("killed", seconds=600)
-        becomes(starting, "Submitting")
+def test_a_run_stays_running_or_submitting(at: Server, tmp_path: Path, compare: Compare) -> None:
+    with serve(at, tmp_path, "killed", ("limit=1", "limit=2")) as (process, _):
+        runs = []
+        for state in ("Running", "Submitting"):
+            runs.append(at.trigger("killed/d", seconds=600))
+            at.wait_for(runs[-1], state)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    runs = (running, starting)
-    seen = {"SIGKILL": tuple(map(state, runs))}
-    for command in ("cancel", "delete"):
-        if command == "delete":
-            with get_client(sync_client=True) as client:
-                for each in runs:
-                    client.set_flow_run_state(each, Crashed(), force=True)
-            seen["set_flow_run_state"] = tuple(map(state, runs))
+
+    def states() -> tuple[str, ...]:
+        found = at.ask("POST", "/flow_runs/filter", flow_runs={"id": {"any_": runs}})
+        names = {each["id"]: each["state_name"] for each in found}
+        return tuple(names.get(each, "gone") for each in runs)
+
+    def after(command: str) -> tuple[str, ...]:
         for each in runs:
-            run("-m", "prefect", "flow-run", command, str(each), PREFECT_API_URL=api_url)
-        seen[f"prefect flow-run {command}"] = tuple(map(state, runs))
-    compare("killed", seen)
+            run("-m", "prefect", "flow-run", command, each, PREFECT_API_URL=at.api_url)
+        return states()
+
+    seen = {"SIGKILL": states(), "prefect flow-run cancel": after("cancel")}
+    for each in runs:
+        at.ask("POST", f"/flow_runs/{each}/set_state", state={"type": "CRASHED"}, force=True)
+    seen["set_flow_run_state"] = states()
+    compare("killed", seen | {"prefect flow-run delete": after("delete")})
 
 
-def test_an_edit_is_not_seen_by_the_serving_process(tmp_path: Path, compare: Compare) -> None:
+def test_an_edit_is_not_seen_by_the_serving_process(
+    at: Server, tmp_path: Path, compare: Compare
+) -> None:
     def outcome() -> tuple[str, str]:
-        flow_run_id = trigger("edited")
-        found = read_ended(flow_run_id, 120)
+        found = read_ended(UUID(at.trigger("edited/d")), 120)
         own = [it.message for it in found.logs if "helper" in it.message]
         return found.state, ", ".join(own) or "nothing"
 
-    with serve(tmp_path, "edited"):
+    with serve(at, tmp_path, "edited"):
         flows, helper = tmp_path / "flows.py", tmp_path / "helper.py"
         flows.write_text(flows.read_text().replace("old flow", "new flow"))
         seen = {"flows.py": outcome()}
@@ -184,46 +148,49 @@ def test_an_edit_is_not_seen_by_the_serving_process(tmp_path: Path, compare: Com
     compare("edits", seen)
 
 
-def test_a_schedule_is_off_after_a_restart(tmp_path: Path, compare: Compare) -> None:
-    def schedule(name: str) -> tuple[bool, int]:
-        found = deployment(name)
-        return found.paused, len(found.schedules)
+def test_a_schedule_is_off_after_a_restart(at: Server, tmp_path: Path, compare: Compare) -> None:
+    def schedule() -> tuple[bool, int]:
+        found = at.deployment("restarted/d")
+        return found["paused"], len(found["schedules"])
 
     forgets = ("interval=3600, ", "")
     stays = ("limit=1", "limit=1, pause_on_shutdown=False")
-    with serve(tmp_path, "restarted") as (old, _), serve(tmp_path, "restarted"):
-        wait_until("it polls", lambda: deployment("restarted").status == "READY")
-        seen = {"old new": schedule("restarted")}
+    with serve(at, tmp_path, "restarted") as (old, _), serve(at, tmp_path, "restarted"):
+        wait_until("it polls", lambda: at.deployment("restarted/d")["status"] == "READY")
+        seen = {"old new": schedule()}
         end(old)
-        seen["old"] = schedule("restarted")
-    with serve(tmp_path, "restarted", stays):
-        seen["restart"] = schedule("restarted")
-    seen["pause_on_shutdown=False"] = schedule("restarted")
-    with serve(tmp_path, "restarted", forgets):
-        seen["interval"] = schedule("restarted")
+        seen["old"] = schedule()
+    with serve(at, tmp_path, "restarted", stays):
+        seen["restart"] = schedule()
+    seen["pause_on_shutdown=False"] = schedule()
+    with serve(at, tmp_path, "restarted", forgets):
+        seen["interval"] = schedule()
     compare("schedule", seen)
 
 
-def test_two_processes_serve_one_name(tmp_path: Path, compare: Compare) -> None:
+def test_two_processes_serve_one_name(at: Server, tmp_path: Path, compare: Compare) -> None:
     other = tmp_path / "other"
     other.mkdir()
     seen: set[str] = set()
-    with serve(tmp_path, "twice"), serve(other, "twice", ("old flow", "new flow")):
+    with serve(at, tmp_path, "twice"), serve(at, other, "twice", ("old flow", "new flow")):
         deadline = time.monotonic() + 120
         while len(seen) < 2 and time.monotonic() < deadline:
-            runs = [trigger("twice") for _ in range(4)]
+            runs = [at.trigger("twice/d") for _ in range(4)]
             for each in runs:
-                logs = read_ended(each, 120).logs
+                logs = read_ended(UUID(each), 120).logs
                 seen |= {it.message.split(",")[0] for it in logs if "helper" in it.message}
     compare("twice", {"old new": " or ".join(sorted(seen, reverse=True))})
 
 
-def test_a_parameter_is_accepted_and_the_run_crashes(tmp_path: Path, compare: Compare) -> None:
+def test_a_parameter_is_accepted_and_the_run_crashes(
+    at: Server, tmp_path: Path, compare: Compare
+) -> None:
     seen = {}
-    with serve(tmp_path, "accepted") as (_, log):
+    with serve(at, tmp_path, "accepted") as (_, log):
         for words in ("secnds=1", "day=03.02.2026"):
             before = len(log.read_text())
-            found = read_ended(trigger("accepted", **dict([words.split("=")])), 120)
+            parameters = dict([words.split("=")])
+            found = read_ended(UUID(at.trigger("accepted/d", **parameters)), 120)
 
             def errors(before: int = before) -> list[str]:
                 return re.findall(r"(\w+Error): ", log.read_text()[before:])
@@ -234,19 +201,41 @@ def test_a_parameter_is_accepted_and_the_run_crashes(tmp_path: Path, compare: Co
     compare("wrong-parameters", seen)
 
 
-def test_503_and_database_is_locked(own_server: Server, api_url: str, compare: Compare) -> None:
-    deploy("locked")
-    create = f"{api_url}/deployments/{deployment('locked').id}/create_flow_run"
+def test_503_and_database_is_locked(at: Server, compare: Compare) -> None:
+    url = f"{at.api_url}/deployments/{at.deploy('locked/d')}/create_flow_run"
 
     def post() -> int:
-        return requests.post(create, json={"idempotency_key": "k"}, timeout=100).status_code
+        return requests.post(url, json={"idempotency_key": "k"}, timeout=100).status_code
 
-    writer = sqlite3.connect(own_server.home / "prefect.db", timeout=60, isolation_level=None)
+    writer = sqlite3.connect(at.home / "prefect.db", timeout=60, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
     seen = {"locked": post()}
     writer.execute("ROLLBACK")
     writer.close()
-    assert "database is locked" in (own_server.home / "server.log").read_text(encoding="utf-8")
-    seen["free"] = wait_until("it is accepted", lambda: (code := post()) != 503 and code)
-    seen["again"] = wait_until("it is known", lambda: (code := post()) != 503 and code)
+    assert "database is locked" in (at.home / "server.log").read_text(encoding="utf-8")
+    for key in ("free", "again"):
+        seen[key] = wait_until("it is accepted", lambda: (code := post()) != 503 and code)
     compare("locked", seen)
+
+
+def cell_outcome(cell: nbformat.NotebookNode) -> tuple[str, str]:
+    """Return the result of a notebook's cell, or the error that ended it; what it announced."""
+    errors = [f"{it.ename}: {it.evalue}" for it in cell.outputs if it.output_type == "error"]
+    results = [it.data["text/plain"] for it in cell.outputs if it.output_type == "execute_result"]
+    shown = [it.data["text/plain"] for it in cell.outputs if it.output_type == "display_data"]
+    text = re.sub(r"\x1b\[[\d;]*m", "", "".join(shown))  # without colours
+    announced = re.findall(r"(?m)^Your flow '.*?' is being served", text)
+    return f"`{(errors + results)[0].splitlines()[0]}`", "".join(announced)
+
+
+def test_cells_of_a_notebook(
+    at: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compare: Compare
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", at.api_url)
+    keys = table_keys("notebook")
+    v4: Any = nbformat.v4
+    book = v4.new_notebook(cells=[v4.new_code_cell(it) for it in [FIRST_CELL, *keys]])
+    options: dict[str, Any] = {"kernel_name": "python3", "allow_errors": True, "timeout": 200}
+    NotebookClient(book, resources={"metadata": {"path": str(tmp_path)}}, **options).execute()
+    seen = map(cell_outcome, book.cells[1:])
+    compare("notebook", dict(zip(keys, seen, strict=True)))

@@ -6,20 +6,20 @@ pytest -s docs/checks/page/test_things_to_try.py -k tests_fail prints which test
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
-from xml.etree import ElementTree
 
 import pytest
-from machinery import ROOT, changed_copy, run, script, serving
-from pages import PAGES, RUN_ID, SECTIONS, work_seconds
+from machinery import ROOT, changed_copy, run
+from pages import FENCE, PAGES, RUN_ID, SECTIONS, work_seconds
 from prefect.settings import PREFECT_API_URL
 from recorded import read_ended
-from transcripts import FENCE
 
-pytestmark = pytest.mark.timeout(900)  # most of it is waiting, on a busy machine
+pytestmark = [
+    pytest.mark.usefixtures("harness"),
+    pytest.mark.timeout(900),  # most of it is waiting, on a busy machine
+]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,6 @@ class Attempt:
     script: str
     title: str
     diffs: tuple[str, ...]
-    arguments: str
     effect: str
     tests: str
 
@@ -44,12 +43,6 @@ class Attempt:
         for old, _ in changes:
             assert text.count(old) == 1, f"{self} changes what is there {text.count(old)} times"
         return changed_copy(ROOT / self.script, folder, *changes)
-
-    def named(self) -> set[str]:
-        """Return the tests that fail, as the page says."""
-        found = set(re.findall(r"`(test_\w+)`", self.tests))
-        assert found or "no test fails" in self.tests, f"{self} names no test"
-        return found
 
 
 def lines(diff: str, signs: str) -> str:
@@ -68,12 +61,10 @@ def parts() -> Iterator[tuple[str, str, str]]:
 def attempts() -> Iterator[Attempt]:
     """Yield every change of a script that the page proposes."""
     for name, title, part in parts():
-        diffs = re.findall(r"(?s)```diff\n(.*?)```", part)
-        run_it = re.search(r"\nRun: `python \S+ ?(.*?)`", part)
-        told = re.search(r"(?s)\n- Effect: (.*?)\n- Test: (.*?)(?:\n- Undo: |$)", part)
-        if diffs:
+        if diffs := re.findall(r"(?s)```diff\n(.*?)```", part):
+            told = re.search(r"(?s)\n- Effect: (.*?)\n- Test: (.*?)(?:\n- Undo: |$)", part)
             assert told, f"{name}: {title!r} has no effect, or no test"
-            yield Attempt(name, title, tuple(diffs), run_it[1] if run_it else "", *told.groups())
+            yield Attempt(name, title, tuple(diffs), *told.groups())
 
 
 ATTEMPTS = list(attempts())
@@ -82,51 +73,37 @@ of_attempts = pytest.mark.parametrize("attempt", ATTEMPTS, ids=str)
 
 @of_attempts
 def test_a_change_has_the_effect_that_the_page_states(attempt: Attempt, tmp_path: Path) -> None:
-    copy = attempt.make(tmp_path)
-    api_url = str(PREFECT_API_URL.value())
-    served = serving(api_url, script("09"), tmp_path / "09.log")
-    with served if attempt.script > "10" else nullcontext():
-        told = run(copy, *attempt.arguments.split(), seconds=300, PREFECT_API_URL=api_url)
+    told = run(attempt.make(tmp_path), seconds=300, PREFECT_API_URL=str(PREFECT_API_URL.value()))
     text = told.stdout + told.stderr
     # As the page writes a record: its level and its message.
     text += re.sub(r"(?m)^\S+ \| (\w+) +\| .*? - ", r"\1 ", text)
-    for effect in re.findall(r"`([^`]+)`", attempt.effect):
+    effects = re.findall(r"`([^`]+)`", attempt.effect)
+    for effect in effects:
         assert " ".join(effect.split()) in text, f"{effect!r} is not what happens, but\n{text}"
     stated = re.findall(r"\*\*(\d+) s\*\*", attempt.effect)
     for seconds in stated:
-        flow_run = read_ended(UUID(RUN_ID.findall(text)[0]))
-        measured = work_seconds(flow_run, copy.read_text(encoding="utf-8"))
+        measured = work_seconds(read_ended(UUID(RUN_ID.findall(text)[0])))
         assert measured == int(seconds), f"the work took {measured} s, and the page says {seconds}"
-    assert stated or "`" in attempt.effect, "it states no effect to check"
+    assert stated or effects, "it states no effect to check"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[Attempt, set[str]]:
-    """Return which tests of its stage fail after each change: all stages run in one pytest."""
-    folder = tmp_path_factory.mktemp("stages")
-    (folder / "tests").mkdir()
-    for path in [
-        *(ROOT / "tests" / name for name in ("conftest.py", "recorded.py", "programs.py")),
-        script("09"),
-    ]:
-        shutil.copy(path, folder / "tests" if "tests" in path.parts else folder)
+    """Return which tests of its lesson fail after each change: all run in one pytest."""
+    folder = tmp_path_factory.mktemp("changed")
+    for name in ("conftest.py", "recorded.py"):
+        shutil.copy(ROOT / "tests" / name, folder)
     for number, attempt in enumerate(ATTEMPTS):
-        place = folder / "tests" / str(number)
+        place = folder / str(number)
         place.mkdir()
         attempt.make(place)
         shutil.copy(ROOT / "tests" / f"test_{attempt.script}", place)
-    options = ("--import-mode=importlib", "--rootdir=.", "-o", "pythonpath=tests", "-n2", "-q")
-    told = run(
-        *("-m", "pytest", "--timeout=300", "--junitxml=told.xml", *options, "tests"),
-        cwd=folder,
-        seconds=900,
-    )
-    assert told.returncode in (0, 1), told.stdout + told.stderr
+    options = ("--import-mode=importlib", "-o", "pythonpath=.", "-q", "-rfE")
+    told = run("-m", "pytest", *options, cwd=folder, seconds=800).stdout
+    assert re.search(r"(?m)^\d+ failed, \d+ passed", told), told
     found: dict[Attempt, set[str]] = {attempt: set() for attempt in ATTEMPTS}
-    for case in ElementTree.parse(folder / "told.xml").iter("testcase"):
-        if case.find("failure") is not None or case.find("error") is not None:
-            number = int(case.attrib["classname"].split(".")[1])
-            found[ATTEMPTS[number]].add(case.attrib["name"].partition("[")[0])
+    for number, test in re.findall(r"(?m)^(?:FAILED|ERROR) (\d+)/\S+?::(\w+)", told):
+        found[ATTEMPTS[int(number)]].add(test)
     return found
 
 
@@ -134,10 +111,10 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[Attempt, set[str]]:
 def test_the_tests_fail_that_the_page_names(
     attempt: Attempt, failed: dict[Attempt, set[str]]
 ) -> None:
-    print(f"\n{attempt}: {', '.join(sorted(failed[attempt])) or 'no test fails'}")
-    assert failed[attempt] == attempt.named(), (
-        f"after {str(attempt)!r} these tests fail: {failed[attempt] or 'none'}"
-    )
+    found, named = failed[attempt], set(re.findall(r"`(test_\w+)`", attempt.tests))
+    print(f"\n{attempt}: {', '.join(sorted(found)) or 'no test fails'}")
+    assert named or "no test fails" in attempt.tests, f"{attempt} names no test"
+    assert found == named, f"after {str(attempt)!r} these tests fail: {found or 'none'}"
 
 
 def test_everything_to_try_is_tried() -> None:
@@ -147,7 +124,7 @@ def test_everything_to_try_is_tried() -> None:
 
 
 def test_every_test_that_a_page_names_exists() -> None:
-    files = [*(ROOT / "tests").glob("*.py"), *(ROOT / "docs" / "checks").glob("*/*.py")]
+    files = [*ROOT.glob("tests/*.py"), *ROOT.glob("docs/checks/*/*.py")]
     sources = "".join(path.read_text(encoding="utf-8") for path in files)
     texts = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     unknown = set(re.findall(r"`(test_\w+)`", texts)) - set(re.findall(r"def (test_\w+)", sources))

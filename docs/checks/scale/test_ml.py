@@ -35,7 +35,10 @@ import score_users
 import train_churn as training
 from score_users import LESSON_WEIGHTS, VARIABLE, Weights, read_published
 
-pytestmark = pytest.mark.timeout(300)  # most of it is imports and starts, on a busy machine
+pytestmark = [
+    pytest.mark.usefixtures("harness"),
+    pytest.mark.timeout(300),  # most of it is imports and starts, on a busy machine
+]
 
 Compare = Callable[..., None]
 PAGE = (GROWING / "machine_learning.md").read_text("utf-8")

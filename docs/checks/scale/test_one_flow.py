@@ -31,17 +31,6 @@ def test_every_shell_block_is_run(commands: str) -> None:
     assert any(text in commands for text in texts), f"no test runs the block\n{commands}"
 
 
-@pytest.mark.parametrize("page", sorted(GROWING.glob("*.md")), ids=lambda page: page.name)
-def test_the_code_on_a_page_stands_in_its_program(page: Path) -> None:
-    blocks = re.findall(r"(?ms)^```python lesson (\S+)\n(.*?)^```", page.read_text("utf-8"))
-    for name, code in blocks:
-        program = map(str.strip, (GROWING / name).read_text("utf-8").splitlines())
-        lines = [line.strip() for line in code.splitlines() if line.strip() not in ("", "...")]
-        # `in` goes on where it found the line before: lines may be left out, but keep their order.
-        missing = [line for line in lines if line not in program]
-        assert not missing, f"{name} has no such line, or has it earlier: {missing[0]!r}"
-
-
 def test_the_costs_are_consistent() -> None:
     text = (GROWING / "costs.md").read_text("utf-8")
     for rows in re.findall(r"(?m)^<!-- benchmark: .*\n((?:\|.*\n)+)", text):
@@ -56,7 +45,7 @@ def test_the_costs_are_consistent() -> None:
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Clone:
+def clone(harness: None, tmp_path: Path) -> Clone:
     """Return a clone with short seconds, on the harness's server."""
     return make_clone(tmp_path, FACTOR, PREFECT_API_URL=str(PREFECT_API_URL.value()))
 

@@ -23,11 +23,6 @@ pytestmark = [pytest.mark.timeout(900, func_only=True), needs_postgres]
 Compare = Callable[..., None]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def harness() -> None:
-    """Take the place of the harness: no check here runs a flow in this process."""
-
-
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
     """Return a client of a server that was started as the page says, with lesson 09 deployed."""
