@@ -2,6 +2,7 @@
 
 import json
 import logging
+import random
 import re
 import signal
 import socket
@@ -174,6 +175,22 @@ def test_retry_after_is_honoured_up_to_the_deadline(
     trigger(NAME, PARAMETERS, timeout=2)
     took = time.monotonic() - started
     assert least <= took < 10, f"expected a pause of {least} s, got {took:.1f} s"
+
+
+def test_pauses_grow_and_are_random(
+    lesson: ModuleType, trigger: Any, api: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(lesson, "BACKOFF_MAX_SECONDS", 2)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    random.seed(1)
+    for _ in range(8):
+        api.expect_oneshot_request(LOOKUP).respond_with_response(refusal(503))
+    trigger(NAME, PARAMETERS)
+    assert len(set(pauses)) == 8, f"no jitter: all clients come back at once: {pauses}"
+    assert max(pauses[:1]) <= lesson.BACKOFF_SECONDS < max(pauses) <= 2, (
+        f"expected pauses that grow up to BACKOFF_MAX_SECONDS, got {pauses}"
+    )
 
 
 def test_the_deadline_error_says_that_the_run_may_exist(
