@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 from uuid import UUID
 
 import pytest
@@ -364,30 +365,40 @@ def test_malformed_headers_are_named_and_not_shown(
         ("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "true", False),
     ],
 )
-def test_the_certificate_settings_are_used_and_distrust_is_not_retried(
+def test_the_certificate_settings_are_used_and_a_request_ends_at_the_deadline(
     trigger: Any, monkeypatch: pytest.MonkeyPatch, setting: str, value: str, verify: Any
 ) -> None:
-    asked = []
-
-    def distrust(*_: Any, **options: Any) -> None:
-        asked.append(options["verify"])
-        raise requests.exceptions.SSLError(ssl.SSLCertVerificationError(1, "self-signed"))
-
-    monkeypatch.setattr(requests.Session, "request", distrust)
+    send = Mock(side_effect=requests.exceptions.SSLError)
+    monkeypatch.setattr(requests.Session, "request", send)
     monkeypatch.setenv("SSL_CERT_FILE", "another.pem")
     monkeypatch.setenv(setting, value)
-    with pytest.raises(ConnectionError, match=r"self-signed.*PREFECT_API_SSL_CERT_FILE"):
+    with pytest.raises(ConnectionError, match="PREFECT_API_SSL_CERT_FILE"):
         trigger(NAME, api_url="https://prefect.invalid/api", timeout=2)
-    assert asked == [verify], "not the setting's certificates, or a second attempt"
+    options = send.call_args.kwargs
+    assert options["verify"] == verify, "not the certificates that the settings name"
+    assert options["timeout"] <= 2, "one request may take longer than everything"
 
 
-def test_an_unknown_host_is_not_retried(trigger: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise requests.ConnectionError from socket.gaierror(socket.EAI_NONAME, "not known")
+CONNECTION_PROBLEMS = [  # the error of requests, its cause, and whether a retry can fix it
+    (requests.exceptions.SSLError, ssl.SSLCertVerificationError(1, "self-signed"), False),
+    (OSError, OSError("no certificates in own.pem"), False),
+    (requests.ConnectionError, socket.gaierror(socket.EAI_NONAME, "not known"), False),
+    (requests.exceptions.SSLError, ssl.SSLEOFError(8, "cut off"), True),
+    (requests.ConnectionError, socket.gaierror(socket.EAI_AGAIN, "ask later"), True),
+]
 
-    monkeypatch.setattr(requests.Session, "request", fail)
-    with pytest.raises(ConnectionError, match=r"not known.* Check the API URL"):
-        trigger(NAME, api_url="http://prefect.invalid/api", timeout=2)
+
+@pytest.mark.parametrize(("error", "cause", "is_retried"), CONNECTION_PROBLEMS)
+def test_only_transient_connection_problems_are_retried(
+    trigger: Any, monkeypatch: pytest.MonkeyPatch, error: Any, cause: OSError, is_retried: bool
+) -> None:
+    problem = error()
+    problem.__cause__ = cause
+    send = Mock(side_effect=problem)
+    monkeypatch.setattr(requests.Session, "request", send)
+    with pytest.raises(ConnectionError, match=str(cause.args[-1])):
+        trigger(NAME, api_url="https://prefect.invalid/api", timeout=0.6)
+    assert (send.call_count > 1) == is_retried, f"got {send.call_count} attempts"
 
 
 # --- the command line ------------------------------------------------------------------------
@@ -417,6 +428,14 @@ def test_the_exit_code_is_the_outcome(
     assert got == code, f"expected exit code {code}, got {got}: {stderr}"
     assert re.search(message, stderr), f"expected {message!r}, got: {stderr}"
     assert stdout == (f"{RUN_ID}\n" if state else ""), "stdout is not the id alone"
+
+
+def test_an_error_while_waiting_says_that_the_flow_run_exists(run: Any, api: HTTPServer) -> None:
+    deleted = refusal(404, detail="Flow run not found")
+    api.expect_oneshot_request(POLL).respond_with_response(deleted)
+    code, _, stderr = run(NAME, "-p", "user_id=102", "--wait")
+    assert code == 4, f"expected exit code 4, not that of a refusal, got {code}: {stderr}"
+    assert f"The flow run exists: {RUN_ID}" in stderr, f"got: {stderr}"
 
 
 def test_ctrl_c_while_waiting_exits_130(lesson_path: Path, api: HTTPServer) -> None:
