@@ -17,11 +17,11 @@ from pytest_httpserver import HTTPServer
 from recorded import wait_until
 from werkzeug import Request, Response
 
-START_A_SERVER = ".*prefect server start --background"
+START_A_SERVER = "prefect server start --background"
 UNREACHABLE_APIS = {
     "nonsense": "No scheme",
     "http://[::1/api": "not a valid host",
-    "http://127.0.0.1:1/api": f"Connection refused{START_A_SERVER}",
+    "http://127.0.0.1:1/api": f"Connection refused.*{START_A_SERVER}",
     "one that does not answer": f"timed out.*{START_A_SERVER}",
 }
 UNUSABLE_ANSWERS = {

@@ -55,7 +55,8 @@ def test_it_sends_one_post_with_the_parameters(run: Any, api: HTTPServer) -> Non
 
 @pytest.mark.parametrize("text", PARAMETERS)
 def test_a_value_is_parsed_as_json_or_else_kept_as_text(lesson: ModuleType, text: str) -> None:
-    assert lesson.parse_parameter(f"a={text}") == ("a", PARAMETERS[text])
+    key, value = lesson.parse_parameter(f"a={text}")
+    assert (key, value) == ("a", PARAMETERS[text]), f"expected {PARAMETERS[text]!r}, got {value!r}"
 
 
 @pytest.mark.parametrize(("arguments", "hint"), INVALID_ARGUMENTS)
