@@ -16,42 +16,45 @@ ENCODED = {
     "a/b?c#d": "a/b%3Fc%23d",
     "a/...": "a/...",
 }
-INVALID_NAMES = ["", "user-flow", "user-flow/", "/x", "a/b/c", "../x", "x/..", "./."]
+INVALID_NAMES = ["", "user-flow", "user-flow/", "/x", "a/b/c", "../x", "x/..", "./.", "a/\udce9"]
+INVALID_ARGUMENTS = [
+    *(([name], "Write FLOW/DEPLOYMENT") for name in INVALID_NAMES),
+    (["--api-url", "http://admin:secret@127.0.0.1:1/api"], "contains credentials"),
+]
 
 
-@pytest.mark.parametrize("slash", ["", "/"])
-def test_only_the_id_goes_to_stdout(
-    run: Any, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, slash: str
-) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", httpserver.url_for("/api") + slash)
-    path = "/api/deployments/name/user-flow/user-deployment"
+@pytest.fixture
+def api(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> HTTPServer:
+    """Return a server that knows every name, and that the settings name."""
+    monkeypatch.setenv("PREFECT_API_URL", httpserver.url_for("/api/"))
+    path = re.compile("/api/deployments/name/.*")
     httpserver.expect_request(path, method="GET").respond_with_json({"id": ID})
-    assert run("user-flow/user-deployment") == (0, f"{ID}\n", ""), "expected the id alone"
-    assert run()[1] == f"{ID}\n", "user-flow/user-deployment is no longer the default"
-    assert "Authorization" not in httpserver.log[0][0].headers, "lesson 11 sends no credentials"
+    return httpserver
+
+
+def test_only_the_id_goes_to_stdout(run: Any, api: HTTPServer) -> None:
+    assert run("a/b") == (0, f"{ID}\n", ""), "expected the id alone"
+    run()
+    (first, _), (second, _) = api.log
+    assert first.path.endswith("/a/b"), f"asked for {first.path}"
+    assert second.path.endswith("/user-flow/user-deployment"), f"the default is {second.path}"
+    assert "Authorization" not in first.headers, "lesson 11 sends no credentials"
 
 
 @pytest.mark.parametrize("name", ENCODED)
-def test_the_name_is_encoded(run: Any, httpserver: HTTPServer, name: str) -> None:
-    httpserver.expect_request(re.compile(".*")).respond_with_json({"id": ID})
-    run(name, "--api-url", httpserver.url_for("/api"))
-    asked = httpserver.log[0][0].environ["REQUEST_URI"]
+def test_the_name_is_encoded(run: Any, api: HTTPServer, name: str) -> None:
+    run(name, "--api-url", api.url_for("/api"))
+    asked = api.log[0][0].environ["REQUEST_URI"]
     assert asked == f"/api/deployments/name/{ENCODED[name]}", "the name changes the URL"
 
 
-@pytest.mark.parametrize("name", [*INVALID_NAMES, "a/Jos\udce9"])
-def test_invalid_names_are_rejected_before_any_request(
-    run: Any, httpserver: HTTPServer, name: str
+@pytest.mark.parametrize(("arguments", "hint"), INVALID_ARGUMENTS)
+def test_invalid_arguments_are_rejected_before_any_request(
+    run: Any, api: HTTPServer, arguments: list[str], hint: str
 ) -> None:
-    code, stdout, stderr = run(name, "--api-url", httpserver.url_for("/api"))
-    assert (code, stdout, httpserver.log) == (2, "", []), f"expected exit code 2: {stderr}"
-    assert "FLOW/DEPLOYMENT" in stderr, f"expected what a name looks like, got: {stderr}"
-
-
-def test_credentials_in_the_url_are_rejected_and_not_shown(run: Any) -> None:
-    code, stdout, stderr = run("--api-url", "http://admin:secret@127.0.0.1:1/api")
-    assert (code, stdout) == (2, ""), f"expected exit code 2, got {code}"
-    assert "contains credentials" in stderr, f"expected the cause, got: {stderr}"
+    code, stdout, stderr = run(*arguments)
+    assert (code, stdout, api.log) == (2, "", []), f"expected exit code 2, got {code}: {stderr}"
+    assert hint in stderr, f"expected {hint!r}, got: {stderr}"
     assert "secret" not in stderr, "a credential is shown"
 
 
