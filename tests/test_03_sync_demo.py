@@ -29,10 +29,10 @@ def test_each_task_is_called_and_its_result_returned(
     lesson: ModuleType, record: Record, replace_task_body: ReplaceTaskBody
 ) -> None:
     for name in TASKS:
-        replace_task_body(name, lambda user_id: threading.current_thread())
+        replace_task_body(name, lambda user_id: threading.get_ident())
     run = record(lesson.sync_flow)
     for key, thread in run.result.items():
-        assert thread is threading.current_thread(), (
+        assert thread == threading.get_ident(), (
             f"expected {key} from a task in the flow's thread, got {thread}: it was submitted, "
             "not called, or its result is not returned"
         )

@@ -64,10 +64,10 @@ def test_the_message_is_about_what_the_tasks_returned(
     predict = Mock(return_value=0.6)
     replace_task_body("fetch_user_info", lambda user_id: {"user_id": 7, "name": "Somebody Else"})
     for name in SUBMITTED:
-        replace_task_body(name, lambda user: threading.current_thread())
+        replace_task_body(name, lambda user: threading.get_ident())
     replace_task_body("predict_churn", lambda balance, activity: predict(balance, activity))
     record(lesson.pipeline_flow)
-    assert threading.current_thread() not in predict.call_args.args, (
+    assert threading.get_ident() not in predict.call_args.args, (
         "balance or activity ran in the flow's thread: it was called instead of submitted"
     )
     (message,) = lesson.DELIVERED.values()
