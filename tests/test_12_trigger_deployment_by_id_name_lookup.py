@@ -23,11 +23,12 @@ from pytest_httpserver import HTTPServer
 from recorded import read_flow_run, wait_until
 from werkzeug import Request, Response
 
-pytest_plugins = ["programs"]  # the fixture `served`
+pytest_plugins = ["programs"]  # the fixtures `run` and `served`
 
 NAME = "user-flow/user-deployment"
 ID = "11111111-2222-4333-8444-555555555555"
-SHORTEN = ["REQUEST_SECONDS", "BACKOFF_SECONDS", "BACKOFF_MAX_SECONDS", "POLL_SECONDS"]
+SHORT_SECONDS = 0.05
+SHORTEN = ["BACKOFF_SECONDS", "BACKOFF_MAX_SECONDS", "POLL_SECONDS"]
 RUN_ID = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
 LOOKUP = f"/api/deployments/name/{NAME}"
 TRIGGER = f"/api/deployments/{ID}/create_flow_run"
@@ -72,26 +73,9 @@ def api(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> HTTPServer:
 
 
 @pytest.fixture
-def trigger(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the lesson's function, with time for the answers of a slow machine."""
-    monkeypatch.setattr(lesson, "REQUEST_SECONDS", 20)
+def trigger(lesson: ModuleType) -> Any:
+    """Return the lesson's function."""
     return lesson.trigger
-
-
-@pytest.fixture
-def run(lesson: ModuleType, trigger: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
-    """Return a function that runs the lesson; it returns exit code, stdout and stderr."""
-
-    def run_main(*arguments: str) -> tuple[Any, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lesson", *arguments])
-        code: Any = 0
-        try:
-            lesson.main()
-        except SystemExit as end:
-            code = end.code
-        return (code, *capsys.readouterr())
-
-    return run_main
 
 
 def paths(api: HTTPServer) -> list[str]:
@@ -420,7 +404,7 @@ EXIT_CODES: list[tuple[list[str], str, int, str]] = [  # arguments, state, exit 
 def test_the_exit_code_is_the_outcome(
     run: Any, api: HTTPServer, arguments: list[str], state: str, code: int, message: str
 ) -> None:
-    for _ in range(3 if state == "Running" else 1):
+    for _ in range(50 if state == "Running" else 1):
         api.expect_oneshot_request(POLL).respond_with_json(in_state(state))
     got, stdout, stderr = run(
         NAME, *(arguments if "-p" in arguments else ["-p", "user_id=102", *arguments])
