@@ -1,11 +1,11 @@
 """What prose states is shown: each number, state and name in code style stands in a compared place.
 
-A compared place is a block of code, the effect of a thing to try, a table that a check writes
-(`<!-- compared: NAME -->`) or one that benchmark.py writes: other checks hold those. Prose may
-take a fact from its own section, from the lesson that the section is about, and from what the
-section links to. So a sentence can be reworded at will, but a fact that is changed by one word
-stands nowhere any more. What no word shows, such as "is refused", belongs into an example: it
-would not be noticed in a sentence.
+A compared place is a block of code, what a thing to try prints, a table that a check writes
+(`<!-- compared: NAME -->`) or one that benchmark.py writes: other checks hold those. A paragraph
+takes numbers and states from its section and from what the paragraph links to; and code also from
+the lesson or exercise that the section is about, and from what the section links to. So a sentence
+can be reworded at will, but a fact that is changed by one word stands nowhere any more. What no
+word shows, such as "is refused", belongs into an example: it would not be noticed in a sentence.
 """
 
 import re
@@ -14,6 +14,7 @@ from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import prefect.settings
 import pytest
 from machinery import ROOT
 from pages import PAGES, links, sections
@@ -48,20 +49,38 @@ FACT = re.compile(
 FREE = {f"{number:02}" for number in range(1, 13)}
 FREE |= {f"`{name}`" for name in [*sys.stdlib_module_names, *packages_distributions()]}
 BLOCK = r"^ *```.*?^ *```$"
-HELD = rf"{BLOCK}|^- Effect: .*?(?=^</details>)|^<!-- (?:compared|benchmark): .*?(?=^$|\Z)"
+SECONDS = r"(?:\d+ s(?:\s\+\s\d+ s)+\s=\s)?\*\*\d+ s\*\*"  # test_transcripts.py adds them up
+HELD = rf"(?ms){BLOCK}|{SECONDS}|^<!-- (?:compared|benchmark): .*?(?=^$|\Z)"
+# What a change that is to be tried prints, and which tests fail: only these words are compared.
+EFFECT, QUOTE = r"(?ms)^- Effect: .*?(?=^</details>)", r"`[^`]+`"
 
 
 @cache
 def held(page: Path, anchor: str) -> str:
-    """Return what stands in the compared places of the section."""
+    """Return what stands in the compared places of the section, or in the file."""
     if not page.is_file():
         return ""
     if page.suffix != ".md":
         return page.read_text(encoding="utf-8", errors="replace")
     section = sections(page).get(anchor, "")
-    files = [it for it in [*ROOT.glob("*.py"), *ROOT.glob("tests/*.py")] if it.stem in section[:99]]
-    lesson = [it.read_text(encoding="utf-8") for it in files]
-    return normalised("\n".join([*lesson, *re.findall(rf"(?ms){HELD}", section)]))
+    effects = re.findall(QUOTE, "".join(re.findall(EFFECT, section)))
+    return normalised("\n".join([*re.findall(HELD, section), *effects]))
+
+
+def linked(page: Path, text: str) -> str:
+    """Return what stands in the compared places of the sections and files that the text links."""
+    targets = [it.partition("#") for it in links(text)]
+    return "\n".join(
+        held((page.parent / path).resolve() if path else page, part) for path, _, part in targets
+    )
+
+
+def programs(section: str) -> str:
+    """Return the lesson or exercise that the section's heading names, its solution and tests."""
+    folders = ("", "tests/", "docs/practice/**/")
+    files = [path for folder in folders for path in ROOT.glob(f"{folder}*.py")]
+    named = [it for it in files if it.stem.removeprefix("test_") in section[:99]]
+    return "\n".join(it.read_text(encoding="utf-8") for it in named)
 
 
 def stands(fact: re.Match[str], places: str) -> bool:
@@ -76,35 +95,50 @@ def stands(fact: re.Match[str], places: str) -> bool:
     return re.search(rf"(?<![\w.-]){wanted}(?![\w-]|[.,]\d)", places) is not None
 
 
-def prose(section: str) -> str:
-    """Return the section without what is compared, blocks, the targets of links and comments."""
-    kept = re.sub(rf"(?ms){HELD}", "", section)
-    return re.sub(r"(?m)\]\([^)]*\)|<[^>]*>|^#+ .*$", " ", kept)
+def paragraphs(section: str) -> list[str]:
+    """Return what is not compared: the paragraphs, list items and table rows of the section."""
+    kept = re.sub(HELD, "", section)
+    kept = re.sub(EFFECT, lambda effect: re.sub(QUOTE, "", effect[0]), kept)
+    return re.split(r"\n(?=\n|- |\d\. |\|)", re.sub(r"(?m)^#+ .*$", "", kept))
 
 
-# Not those for contributors, nor the texts beside programs that have checks of their own.
-HERE = [it for it in PAGES if it.parent.name not in ("practice", "hints", "starter")]
+def prose(paragraph: str) -> str:
+    """Return the paragraph without its number, the targets of links, and comments."""
+    return re.sub(r"^\s*\d\. |\]\([^)]*\)|<[^>]*>", " ", paragraph)
+
+
+# Not the starter's page, which stands beside its program and has checks of its own.
+HERE = [it for it in PAGES if it.parent.name != "starter"]
 
 
 @pytest.mark.parametrize(
     ("page", "anchor"),
-    [(page, it) for page in HERE if page.stem != "CONTRIBUTING" for it in sections(page)],
+    [(page, it) for page in HERE for it in sections(page)],
     ids=lambda it: str(it.relative_to(ROOT)) if isinstance(it, Path) else it,
 )
 def test_a_fact_in_prose_stands_in_a_compared_place(page: Path, anchor: str) -> None:
     section = sections(page)[anchor]
-    places = [held(page, anchor)]
-    for target in links(section):
-        path, _, part = target.partition("#")
-        places.append(held((page.parent / path).resolve() if path else page, part))
-    unheld = [
-        fact[0]
-        for fact in FACT.finditer(prose(section))
-        if fact[0] not in FREE
-        and not any((at / fact[0].strip("`")).exists() for at in (page.parent, ROOT))
-        and not stands(fact, "\n".join(places))
-    ]
+    known = linked(page, section) + programs(section)
+    unheld = []
+    for paragraph in paragraphs(section):
+        places = held(page, anchor) + linked(page, paragraph)
+        unheld += [
+            fact[0]
+            for fact in FACT.finditer(prose(paragraph))
+            if fact[0] not in FREE
+            and not any((at / fact[0].strip("`")).exists() for at in (page.parent, ROOT))
+            and not stands(fact, places + (known if fact["code"] else ""))
+        ]
     assert not unheld, (
         f"{page.name}, section {anchor or 'at the top'!r}: in no example, transcript, lesson or "
-        f"compared table of this section, nor of what it links to: {', '.join(unheld)}"
+        f"compared table of this section, nor of what its paragraph links to: {', '.join(unheld)}"
     )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_setting_on_a_page_is_one_of_prefects(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    run = "".join(re.findall(r"(?ms)^```python$.*?^```$", text))  # would fail
+    names = set(re.findall(r"\bPREFECT_[A-Z_]+", text)) - set(re.findall(r"\w+", run))
+    unknown = [it for it in names if not hasattr(prefect.settings, it)]
+    assert not unknown, f"{page.name}: Prefect has no setting {unknown}"

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from machinery import ROOT, SCRIPTS
+from machinery import ROOT, SCRIPTS, run
 from pages import LEARNINGS, PAGES, SECTIONS, links, map_rows, sections
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -14,6 +14,9 @@ PARTS += ["- **Watch out:**", "- **More:**"]
 
 # The pages elsewhere that ours point to; each was seen to exist.
 KNOWN = (Path(__file__).parent / "links.txt").read_text(encoding="utf-8").split()
+
+# The commands of Prefect that a reader runs to set up, without their comments.
+COMMANDS = sorted({*re.findall(r"(?m)^prefect (.+?)(?: +#.*)?$", README + LEARNINGS)})
 
 PRACTICE = sorted((ROOT / "docs" / "practice").glob("[01][0-9]*.py"))
 
@@ -148,6 +151,16 @@ def test_the_command_that_renews_the_lock_is_the_one_that_made_it() -> None:
     assert told, "no page has the command that renews the lock"
     lock = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     assert told[1] in lock, "constraints.txt was made by another command"
+
+
+def test_prefect_has_the_commands_and_their_options() -> None:
+    common = run("-m", "prefect", "--help").stdout
+    for command in COMMANDS:
+        told = run("-m", "prefect", *command.split(), "--help")
+        assert told.returncode == 0, f"there is no prefect {command}: {told.stderr}"
+        options = set(re.findall(r"--[\w-]+", told.stdout + common))
+        unknown = set(re.findall(r"--[\w-]+", command)) - options
+        assert not unknown, f"prefect {command}: there are no options {sorted(unknown)}"
 
 
 def test_readme_uses_one_other_port_in_each_line_about_it() -> None:
