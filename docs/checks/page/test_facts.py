@@ -3,9 +3,10 @@
 A compared place is a block of code, what a thing to try prints, a table that a check writes
 (`<!-- compared: NAME -->`) or one that benchmark.py writes: other checks hold those. A paragraph
 takes numbers and states from its section and from what the paragraph links to; and code also from
-the lesson or exercise that the section is about, and from what the section links to. So a sentence
-can be reworded at will, but a fact that is changed by one word stands nowhere any more. What no
-word shows, such as "is refused", belongs into an example: it would not be noticed in a sentence.
+the lesson or exercise that the section is about. (A paragraph without a link takes code from what
+its section links to.) So a sentence can be reworded at will, but a fact that is changed by one word
+stands nowhere any more. What no word shows, such as "is refused", belongs into an example: it would
+not be noticed in a sentence.
 """
 
 import re
@@ -49,7 +50,8 @@ FACT = re.compile(
 FREE = {f"{number:02}" for number in range(1, 13)}
 FREE |= {f"`{name}`" for name in [*sys.stdlib_module_names, *packages_distributions()]}
 BLOCK = r"^ *```.*?^ *```$"
-SECONDS = r"(?:\d+ s(?:\s\+\s\d+ s)+\s=\s)?\*\*\d+ s\*\*"  # test_transcripts.py adds them up
+# Sums of seconds, and the seconds in the map of the lessons: test_transcripts.py compares those.
+SECONDS = r"(?:\d+ s(?:\s\+\s\d+ s)+\s=\s)?\*\*\d+ s\*\*|\| \d+ \|$"
 HELD = rf"(?ms){BLOCK}|{SECONDS}|^<!-- (?:compared|benchmark): .*?(?=^$|\Z)"
 # What a change that is to be tried prints, and which tests fail: only these words are compared.
 EFFECT, QUOTE = r"(?ms)^- Effect: .*?(?=^</details>)", r"`[^`]+`"
@@ -75,6 +77,7 @@ def linked(page: Path, text: str) -> str:
     )
 
 
+@cache
 def programs(section: str) -> str:
     """Return the lesson or exercise that the section's heading names, its solution and tests."""
     folders = ("", "tests/", "docs/practice/**/")
@@ -118,16 +121,16 @@ HERE = [it for it in PAGES if it.parent.name != "starter"]
 )
 def test_a_fact_in_prose_stands_in_a_compared_place(page: Path, anchor: str) -> None:
     section = sections(page)[anchor]
-    known = linked(page, section) + programs(section)
     unheld = []
     for paragraph in paragraphs(section):
         places = held(page, anchor) + linked(page, paragraph)
+        of_code = programs(section) + ("" if links(paragraph) else linked(page, section))
         unheld += [
             fact[0]
             for fact in FACT.finditer(prose(paragraph))
             if fact[0] not in FREE
             and not any((at / fact[0].strip("`")).exists() for at in (page.parent, ROOT))
-            and not stands(fact, places + (known if fact["code"] else ""))
+            and not stands(fact, places + (of_code if fact["code"] else ""))
         ]
     assert not unheld, (
         f"{page.name}, section {anchor or 'at the top'!r}: in no example, transcript, lesson or "
