@@ -46,9 +46,7 @@ FACT = re.compile(
     r"|(?<![\w.-])(?P<number>\d+(?:[.,]\d+)*)(?![\w-])"
     rf"|\b(?P<word>{'|'.join([*WORDS, *STATES.split()])})\b"
 )
-# The number of a lesson, the name of a package.
-FREE = {f"{number:02}" for number in range(1, 13)}
-FREE |= {f"`{name}`" for name in [*sys.stdlib_module_names, *packages_distributions()]}
+FREE = {f"`{name}`" for name in [*sys.stdlib_module_names, *packages_distributions()]}
 BLOCK = r"^ *```.*?^ *```$"
 # Sums of seconds, and the seconds in the map of the lessons: test_transcripts.py compares those.
 SECONDS = r"(?:\d+ s(?:\s\+\s\d+ s)+\s=\s)?\*\*\d+ s\*\*|\| \d+ \|$"
@@ -59,14 +57,15 @@ EFFECT, QUOTE = r"(?ms)^- Effect: .*?(?=^</details>)", r"`[^`]+`"
 
 @cache
 def held(page: Path, anchor: str) -> str:
-    """Return what stands in the compared places of the section, or in the file."""
+    """Return what stands in the heading and the compared places of the section, or in the file."""
     if not page.is_file():
         return ""
     if page.suffix != ".md":
-        return page.read_text(encoding="utf-8", errors="replace")
+        return f"{page.name}\n{page.read_text(encoding='utf-8', errors='replace')}"
     section = sections(page).get(anchor, "")
+    heading = section.partition("\n")[0]
     effects = re.findall(QUOTE, "".join(re.findall(EFFECT, section)))
-    return normalised("\n".join([*re.findall(HELD, section), *effects]))
+    return normalised("\n".join([heading, *re.findall(HELD, section), *effects]))
 
 
 def linked(page: Path, text: str) -> str:
@@ -95,7 +94,8 @@ def stands(fact: re.Match[str], places: str) -> bool:
         edges = (r"(?<!\w)" if code[0].isalnum() else "", r"(?!\w)" if code[-1].isalnum() else "")
         return re.search(edges[0] + quote + edges[1], places) is not None
     wanted = number or rf"(?:{word}|{WORDS.get(word, word)})"
-    return re.search(rf"(?<![\w.-]){wanted}(?![\w-]|[.,]\d)", places) is not None
+    # A lesson's number may begin the name of a file: 07_retry_logger.py.
+    return re.search(rf"(?<![\w.-]){wanted}(?![^\W_]|-|[.,]\d)", places) is not None
 
 
 def paragraphs(section: str) -> list[str]:
