@@ -38,7 +38,7 @@ def test_a_stage_passes_beside_a_copy_of_its_lesson(
 
 def test_the_flow_and_its_tests_in_testing_md_pass(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"(?ms)^```python[^\n]*\n(.*?)^```$", page)
+    blocks = re.findall(r"(?ms)^```python notest\n(.*?)^```$", page)
     (tmp_path / "sales.py").write_text(blocks[0], encoding="utf-8")
     (tmp_path / "test_sales.py").write_text("\n".join(blocks[1:]), encoding="utf-8")
     run_alone(tmp_path)
