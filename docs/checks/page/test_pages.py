@@ -97,6 +97,20 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 @pages
+def test_a_link_that_names_a_file_leads_to_it(page: Path) -> None:
+    for text, target in re.findall(r"\[([^\]\s]+)\]\(([^)\s]+)", prose(page)):
+        is_file = any((folder / text).is_file() for folder in (page.parent, ROOT))
+        assert not is_file or Path(text).stem in target, f"{page.name}: {text} leads to {target}"
+
+
+def test_the_diagrams_have_the_names_of_the_lessons() -> None:
+    known = "".join((ROOT / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    diagrams = "".join(re.findall(r"(?ms)^```mermaid$.*?^```$", LEARNINGS))
+    unknown = set(re.findall(r"\b[a-z]+_[a-z_]+", diagrams)) - set(re.findall(r"\w+", known))
+    assert not unknown, f"a diagram of LEARNINGS.md has {sorted(unknown)}, and no lesson does"
+
+
+@pages
 def test_every_image_is_small_and_described(page: Path) -> None:
     for text, target in re.findall(r"(?s)!\[(.*?)\]\((\S+?)\)", prose(page)):
         if not target.startswith("http"):
