@@ -21,23 +21,10 @@ from machinery import ROOT
 from pages import PAGES, links, sections
 from transcripts import normalised
 
-COUNTS = [
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-]
-ORDINALS = ["third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"]
-WORDS = dict(zip(COUNTS, range(2, 13), strict=True)) | dict(
-    zip(ORDINALS, range(3, 11), strict=True)
-)
+COUNTS = "two three four five six seven eight nine ten eleven twelve"
+ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth"
+WORDS = {word: number for number, word in enumerate(COUNTS.split(), 2)}
+WORDS |= {word: number for number, word in enumerate(ORDINALS.split(), 3)}
 STATES = "Scheduled Late Pending Submitting Running Retrying AwaitingRetry Cached Completed Failed"
 STATES += " TimedOut Crashed Cancelling Cancelled NotReady DEBUG INFO WARNING ERROR CRITICAL"
 # A fact: a span in code style, a number, a number in words, a state or the level of a log record.
