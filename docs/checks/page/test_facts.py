@@ -17,8 +17,8 @@ from pathlib import Path
 
 import prefect.settings
 import pytest
-from machinery import ROOT
-from pages import PAGES, links, sections
+from machinery import ROOT, SCRIPTS, run
+from pages import LEARNINGS, PAGES, links, sections
 from transcripts import normalised
 
 COUNTS = "two three four five six seven eight nine ten eleven twelve"
@@ -125,10 +125,38 @@ def test_a_fact_in_prose_stands_in_a_compared_place(page: Path, anchor: str) -> 
     )
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+of_pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@of_pages
 def test_every_setting_on_a_page_is_one_of_prefects(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    run = "".join(re.findall(r"(?ms)^```python$.*?^```$", text))  # would fail
-    names = set(re.findall(r"\bPREFECT_[A-Z_]+", text)) - set(re.findall(r"\w+", run))
+    examples = "".join(re.findall(r"(?ms)^```python$.*?^```$", text))  # run, so they would fail
+    names = set(re.findall(r"\bPREFECT_[A-Z_]+", text)) - set(re.findall(r"\w+", examples))
     unknown = [it for it in names if not hasattr(prefect.settings, it)]
     assert not unknown, f"{page.name}: Prefect has no setting {unknown}"
+
+
+@of_pages
+def test_a_link_that_names_a_file_leads_to_it(page: Path) -> None:
+    for text, target in re.findall(r"\[([^\]\s]+)\]\(([^)\s]+)", page.read_text(encoding="utf-8")):
+        is_file = any((folder / text).is_file() for folder in (page.parent, ROOT))
+        assert not is_file or Path(text).stem in target, f"{page.name}: {text} leads to {target}"
+
+
+def test_the_diagrams_have_the_names_of_the_lessons() -> None:
+    known = "".join((ROOT / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    diagrams = "".join(re.findall(r"(?ms)^```mermaid$.*?^```$", LEARNINGS))
+    unknown = set(re.findall(r"\b[a-z]+_[a-z_]+", diagrams)) - set(re.findall(r"\w+", known))
+    assert not unknown, f"a diagram of LEARNINGS.md has {sorted(unknown)}, and no lesson does"
+
+
+def test_prefect_has_the_commands_and_their_options() -> None:
+    pages = LEARNINGS + (ROOT / "README.md").read_text(encoding="utf-8")
+    common = run("-m", "prefect", "--help").stdout
+    for command in sorted({*re.findall(r"(?m)^prefect (.+?)(?: +#.*)?$", pages)}):
+        told = run("-m", "prefect", *command.split(), "--help")
+        assert told.returncode == 0, f"there is no prefect {command}: {told.stderr}"
+        options = set(re.findall(r"--[\w-]+", told.stdout + common))
+        unknown = set(re.findall(r"--[\w-]+", command)) - options
+        assert not unknown, f"prefect {command}: there are no options {sorted(unknown)}"

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from machinery import ROOT, SCRIPTS, run
+from machinery import ROOT, SCRIPTS
 from pages import LEARNINGS, PAGES, SECTIONS, links, map_rows, sections
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -14,9 +14,6 @@ PARTS += ["- **Watch out:**", "- **More:**"]
 
 # The pages elsewhere that ours point to; each was seen to exist.
 KNOWN = (Path(__file__).parent / "links.txt").read_text(encoding="utf-8").split()
-
-# The commands of Prefect that a reader runs to set up, without their comments.
-COMMANDS = sorted({*re.findall(r"(?m)^prefect (.+?)(?: +#.*)?$", README + LEARNINGS)})
 
 PRACTICE = sorted((ROOT / "docs" / "practice").glob("[01][0-9]*.py"))
 
@@ -97,20 +94,6 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 @pages
-def test_a_link_that_names_a_file_leads_to_it(page: Path) -> None:
-    for text, target in re.findall(r"\[([^\]\s]+)\]\(([^)\s]+)", prose(page)):
-        is_file = any((folder / text).is_file() for folder in (page.parent, ROOT))
-        assert not is_file or Path(text).stem in target, f"{page.name}: {text} leads to {target}"
-
-
-def test_the_diagrams_have_the_names_of_the_lessons() -> None:
-    known = "".join((ROOT / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    diagrams = "".join(re.findall(r"(?ms)^```mermaid$.*?^```$", LEARNINGS))
-    unknown = set(re.findall(r"\b[a-z]+_[a-z_]+", diagrams)) - set(re.findall(r"\w+", known))
-    assert not unknown, f"a diagram of LEARNINGS.md has {sorted(unknown)}, and no lesson does"
-
-
-@pages
 def test_every_image_is_small_and_described(page: Path) -> None:
     for text, target in re.findall(r"(?s)!\[(.*?)\]\((\S+?)\)", prose(page)):
         if not target.startswith("http"):
@@ -165,16 +148,6 @@ def test_the_command_that_renews_the_lock_is_the_one_that_made_it() -> None:
     assert told, "no page has the command that renews the lock"
     lock = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     assert told[1] in lock, "constraints.txt was made by another command"
-
-
-def test_prefect_has_the_commands_and_their_options() -> None:
-    common = run("-m", "prefect", "--help").stdout
-    for command in COMMANDS:
-        told = run("-m", "prefect", *command.split(), "--help")
-        assert told.returncode == 0, f"there is no prefect {command}: {told.stderr}"
-        options = set(re.findall(r"--[\w-]+", told.stdout + common))
-        unknown = set(re.findall(r"--[\w-]+", command)) - options
-        assert not unknown, f"prefect {command}: there are no options {sorted(unknown)}"
 
 
 def test_readme_uses_one_other_port_in_each_line_about_it() -> None:
