@@ -33,6 +33,7 @@ FACT = re.compile(
     r"|(?<![\w.-])(?P<number>\d+(?:[.,]\d+)*)(?![\w-])"
     rf"|\b(?P<word>{'|'.join([*WORDS, *STATES.split()])})\b"
 )
+# Names of packages. That a test exists which a page names, test_things_to_try.py checks.
 FREE = {f"`{name}`" for name in [*sys.stdlib_module_names, *packages_distributions()]}
 BLOCK = r"^ *```.*?^ *```$"
 # Sums of seconds, and the seconds in the map of the lessons: test_transcripts.py compares those.
@@ -65,10 +66,9 @@ def linked(page: Path, text: str) -> str:
 
 @cache
 def programs(section: str) -> str:
-    """Return the lesson or exercise that the section's heading names, its solution and tests."""
-    folders = ("", "tests/", "docs/practice/**/")
-    files = [path for folder in folders for path in ROOT.glob(f"{folder}*.py")]
-    named = [it for it in files if it.stem.removeprefix("test_") in section[:99]]
+    """Return the lesson or exercise that the section's heading names, with its solution."""
+    files = [*ROOT.glob("*.py"), *ROOT.glob("docs/practice/**/*.py")]
+    named = [it for it in files if it.stem in section[:99]]
     return "\n".join(it.read_text(encoding="utf-8") for it in named)
 
 
@@ -116,6 +116,7 @@ def test_a_fact_in_prose_stands_in_a_compared_place(page: Path, anchor: str) -> 
             fact[0]
             for fact in FACT.finditer(prose(paragraph))
             if fact[0] not in FREE
+            and not fact[0].startswith("`test_")
             and not any((at / fact[0].strip("`")).exists() for at in (page.parent, ROOT))
             and not stands(fact, places + (of_code if fact["code"] else ""))
         ]
