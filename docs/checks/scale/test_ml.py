@@ -134,7 +134,7 @@ def test_what_is_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     check_table(LEARNING, "caching", *zip(changes, [it["fit"] for it in observed], strict=True))
 
 
-@pytest.mark.parametrize("runner", ["processes", "dask"])
+@pytest.mark.parametrize("runner", re.findall(r"--runner (\w+)", LEARNING.read_text("utf-8")))
 def test_any_task_runner_will_do(
     runner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +201,7 @@ def die_before_publishing(folder: Path) -> FlowRun:
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert Variable.get(VARIABLE) is None
     free = re.findall(r"(?m)^prefect (gcl .*)$", LEARNING.read_text("utf-8"))[0].split()
+    assert free[2] == training.LOCK, f"{LEARNING.name} frees another limit"
     freed = run("-m", "prefect", *free[:2], "crash", *free[3:], PREFECT_API_URL=api_url)
     assert freed.returncode == 0, freed.stderr
     with get_client(sync_client=True) as client:

@@ -110,7 +110,7 @@ def test_what_dask_changes_in_lesson_08(clone: Clone, dask: str) -> None:
         remembered.clear()
         seen.append(remembering_flow.with_options(task_runner=runner)())
     names = ["a submitted task runs in", "a called task, such as predict_churn, runs in"]
-    names += ["a list that a submitted task appends to is, for the flow"]
+    names += ["a list of the flow, after a submitted task appended to it"]
     names += ["attempts of fetch_account_balance", "arrows into predict_churn in the run graph"]
     attempts = [run.task_run("fetch_account_balance").attempts for run in both]
     columns = [

@@ -190,7 +190,7 @@ def test_the_heartbeats() -> None:
     flows = type(Settings().flows)
     (_, default), (_, smallest) = table(README, "heartbeats")
     assert int(default) == flows.model_fields["heartbeat_frequency"].default
-    assert f"FREQUENCY={smallest}\n" in block("--name worker-3")
+    assert f"PREFECT_FLOWS_HEARTBEAT_FREQUENCY={smallest}\n" in block("--name worker-3")
     flows(heartbeat_frequency=int(smallest))
     with pytest.raises(ValueError, match="greater than or equal"):
         flows(heartbeat_frequency=int(smallest) - 1)
