@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from exercise import Exercise
-from machinery import ROOT
+from machinery import ROOT, run
 
 pytestmark = pytest.mark.usefixtures("harness")
 
@@ -36,7 +36,7 @@ def variants(kind: str) -> list[Any]:
 
 
 def judge(path: Path) -> str:
-    """Return what the check says about the program at `path`, or "" if it is solved."""
+    """Return what the check says about the exercise at `path`, or "" if it is solved."""
     checks = Exercise(FOLDER / "checks" / f"test_{path.stem}.py").module  # loaded likewise
     (check,) = (value for name, value in vars(checks).items() if name.startswith("test_"))
     try:
@@ -87,6 +87,13 @@ def test_it_has_a_story_a_hint_two_ways_right_and_two_wrong(name: str) -> None:
     both = read_variants(name)
     assert len(both["right"]) >= 3, "two right variants beside the solution are needed"
     assert len(both["wrong"]) >= 2, "two wrong variants are needed"
+
+
+def test_12_names_a_missing_server_in_one_line() -> None:
+    api_url = "http://127.0.0.1:9/api"
+    ended = run(FOLDER / "12_one_event_once.py", PREFECT_API_URL=api_url)
+    expected = f"error: no server at {api_url}. Start it: prefect server start --background\n"
+    assert (ended.returncode, ended.stderr) == (1, expected)
 
 
 def test_the_command_stops_at_the_first_unsolved_exercise(tmp_path: Path) -> None:

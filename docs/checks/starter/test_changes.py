@@ -4,14 +4,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machinery import ROOT, Server, changed_copy, environment, server
+from machinery import ROOT, changed_copy, environment
+from prefect.settings import PREFECT_API_URL
 
 STARTER = ROOT / "docs/starter"
-# Takes the place of the starter's conftest.py, whose server would start for each change.
+# Takes the place of the starter's conftest.py, which would start a server for each change.
 CONFTEST = '''
 import pytest
 
@@ -52,21 +52,11 @@ CHANGES = [
 ]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def harness() -> None:
-    """Take the place of the harness: these checks have a server."""
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[Server]:
-    """Return a Prefect server."""
-    with server() as running:
-        yield running
-
-
-@pytest.mark.parametrize(("name", "old", "new", "tests", "lost"), CHANGES)
+@pytest.mark.parametrize(
+    ("name", "old", "new", "tests", "lost"), CHANGES, ids=[f"{it[1]} > {it[2]}" for it in CHANGES]
+)
 def test_a_change_is_noticed(
-    name: str, old: str, new: str, tests: str, lost: str, api: Server, tmp_path: Path
+    name: str, old: str, new: str, tests: str, lost: str, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(STARTER, tmp_path / "copy", ignore=shutil.ignore_patterns(".*"))
     changed_copy(STARTER / name, folder, (old, new))
@@ -75,7 +65,7 @@ def test_a_change_is_noticed(
         [sys.executable, "-m", "pytest", "-x", f"tests/test_{name}", "-k", tests],
         check=False,
         cwd=folder,
-        env=environment(PREFECT_API_URL=api.api_url),
+        env=environment(PREFECT_API_URL=str(PREFECT_API_URL.value())),
         capture_output=True,
         encoding="utf-8",
         timeout=120,
