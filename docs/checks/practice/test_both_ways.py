@@ -57,6 +57,21 @@ def change(name: str, changes: list[list[str]], folder: Path) -> Path:
     return path
 
 
+def test_the_command_stops_at_the_first_unsolved_exercise(tmp_path: Path) -> None:
+    for folder in ("docs/practice", "tests"):
+        ignored = shutil.ignore_patterns(".pytest_cache", "__pycache__")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    first, second = NAMES[:2]
+    change(first, [], tmp_path / "docs" / "practice")
+    command = [sys.executable, "-m", "pytest", "docs/practice"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    told = ended.stdout
+    for words in (f"Solved: 1 of {len(NAMES)} exercises", f"docs/practice/hints/{second}.md"):
+        assert words in told, f"expected {words!r}, got {told}"
+    assert "1 failed, 1 solved" in told, f"it goes on behind the first unsolved exercise: {told}"
+    assert "Traceback" not in told, f"a learner reads a traceback: {told}"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_unsolved_as_it_stands(name: str) -> None:
     assert judge(FOLDER / f"{name}.py"), "there is nothing to solve"
@@ -94,18 +109,3 @@ def test_12_names_a_missing_server_in_one_line() -> None:
     ended = run(FOLDER / "12_one_event_once.py", PREFECT_API_URL=api_url)
     expected = f"error: no server at {api_url}. Start it: prefect server start --background\n"
     assert (ended.returncode, ended.stderr) == (1, expected)
-
-
-def test_the_command_stops_at_the_first_unsolved_exercise(tmp_path: Path) -> None:
-    for folder in ("docs/practice", "tests"):
-        ignored = shutil.ignore_patterns(".pytest_cache", "__pycache__")
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
-    first, second = NAMES[:2]
-    change(first, [], tmp_path / "docs" / "practice")
-    command = [sys.executable, "-m", "pytest", "docs/practice"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    told = ended.stdout
-    for words in (f"Solved: 1 of {len(NAMES)} exercises", f"docs/practice/hints/{second}.md"):
-        assert words in told, f"expected {words!r}, got {told}"
-    assert "1 failed, 1 solved" in told, f"it goes on behind the first unsolved exercise: {told}"
-    assert "Traceback" not in told, f"a learner reads a traceback: {told}"
