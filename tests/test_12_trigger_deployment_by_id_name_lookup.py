@@ -414,6 +414,20 @@ def test_the_exit_code_is_the_outcome(
     assert stdout == (f"{RUN_ID}\n" if state else ""), "stdout is not the id alone"
 
 
+def test_the_timeout_is_for_the_trigger_and_the_wait_together(
+    lesson: ModuleType, run: Any, api: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = Mock(return_value=in_state("Completed"))
+    monkeypatch.setattr(lesson, "wait_for_flow_run", wait)
+    run(NAME, "-p", "user_id=102", "--wait", "--timeout", "100")
+    assert wait.call_args.args[1] < 100, "the wait gets all of the time once more"
+
+
+def test_a_value_is_parsed_as_json_or_else_kept_as_text(lesson: ModuleType) -> None:
+    values = [lesson.parse_parameter(text)[1] for text in ("a=102", 'a="102"', "a=NaN", "a=b=c")]
+    assert values == [102, "102", "NaN", "b=c"]
+
+
 def test_an_error_while_waiting_says_that_the_flow_run_exists(run: Any, api: HTTPServer) -> None:
     deleted = refusal(404, detail="Flow run not found")
     api.expect_oneshot_request(POLL).respond_with_response(deleted)
