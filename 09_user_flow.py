@@ -1,7 +1,7 @@
 """Serve a flow: a long-lived process that runs it whenever somebody asks.
 
 Run:    python 09_user_flow.py    (add --interval 60, and it also runs every 60 seconds)
-Notice: it serves until you press Ctrl-C, and 10, 11 and 12 trigger it.
+Notice: it serves until you press Ctrl-C. Lessons 10 and 12 trigger it.
 """
 
 import argparse

@@ -29,7 +29,8 @@ from prefect.settings import (
 from prefect.testing.utilities import prefect_test_harness
 from recorded import Record, ReplaceTaskBody, record_flow
 
-SHORT_SECONDS = 0.25  # the value of the constants in SHORTEN, and of each retry delay
+SHORT_SECONDS = 0.25  # what the constants in SHORTEN become: long enough to overlap
+RETRY_SECONDS = 0.05  # what each retry delay becomes
 
 
 @pytest.fixture(scope="session")
@@ -75,9 +76,10 @@ def lesson_path(request: pytest.FixtureRequest) -> Path:
 def lesson(
     lesson_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> ModuleType:
-    """Return the lesson, loaded afresh. The constants that SHORTEN names are short in it.
+    """Return the lesson, loaded afresh, with short retry delays of its tasks and flows.
 
-    SHORTEN is a list in the test file. Retry delays of tasks and flows are short, too.
+    The constants that a list SHORTEN in the test file names are short, too: SHORT_SECONDS, or what
+    the test file sets SHORT_SECONDS to.
     """
     spec = importlib.util.spec_from_file_location(lesson_path.stem, lesson_path)
     assert spec
@@ -85,11 +87,12 @@ def lesson(
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, lesson_path.stem, module)  # Prefect looks for types there
     spec.loader.exec_module(module)
+    seconds = getattr(request.module, "SHORT_SECONDS", SHORT_SECONDS)
     for name in getattr(request.module, "SHORTEN", []):
-        monkeypatch.setattr(module, name, SHORT_SECONDS)
+        monkeypatch.setattr(module, name, seconds)
     for value in vars(module).values():
         if isinstance(value, Flow | Task) and value.retry_delay_seconds:
-            monkeypatch.setattr(value, "retry_delay_seconds", SHORT_SECONDS)
+            monkeypatch.setattr(value, "retry_delay_seconds", RETRY_SECONDS)
     return module
 
 

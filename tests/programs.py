@@ -1,8 +1,7 @@
-"""Fixtures for lessons 09 to 12: a lesson as a program, a server that hangs, the served flow."""
+"""Fixtures for lessons 09 to 12: the lesson as a program, servers in trouble, the served flow."""
 
 import os
 import re
-import runpy
 import subprocess
 import sys
 import time
@@ -18,6 +17,26 @@ from pytest_httpserver import HTTPServer
 from recorded import wait_until
 from werkzeug import Request, Response
 
+START_A_SERVER = "prefect server start --background"
+UNREACHABLE_APIS = {
+    "nonsense": "No scheme",
+    "http://[::1/api": "not a valid host",
+    "http://127.0.0.1:1/api": f"Connection refused.*{START_A_SERVER}",
+    "one that does not answer": f"timed out.*{START_A_SERVER}",
+}
+UNUSABLE_ANSWERS = {
+    "409 .*it is refused": Response('{"detail":"it is\nrefused"}', 409),
+    r'404 \(\{"detail":"Not Found"\}\)': Response('{"detail":"Not Found"}', 404),
+    "401 .*Unauthorized": Response('{"exception_message":"Unauthorized"}', 401),
+    "403 .*Missing CSRF token": Response('{"detail":"Missing CSRF token"}', 403),
+    r"503 \(database is locked\)": Response("database is\nlocked", 503),
+    "302 .*/login": Response("", 302, {"Location": "http://127.0.0.1:1/login"}),
+    '500 .*"id"': Response('{"id": "x", "name": "x"}', 500),
+}
+for status in (200, 201):
+    for text in ("<html>", "", '"id"', "[1, 2]", "{}"):
+        UNUSABLE_ANSWERS[re.escape(f"{status} ({text})")] = Response(text, status)
+
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,41 +47,53 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run_cli(
-    lesson_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[str, Any]]:
-    """Return a function that runs the lesson as a program: its stdout, and what ends it, if not 0.
+def run(
+    lesson: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[Any, str, str]]:
+    """Return a function that runs the lesson; it returns exit code, stdout and stderr."""
 
-    That is an exit code, or a line for stderr (and then the exit code is 1).
-    """
-
-    def run(*arguments: str) -> tuple[str, Any]:
-        monkeypatch.setattr(sys, "argv", [lesson_path.name, *arguments])
-        code = None
+    def run_main(*arguments: str) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lesson", *arguments])
+        code: Any = 0
         try:
-            runpy.run_path(str(lesson_path), run_name="__main__")
+            lesson.main()
         except SystemExit as end:
             code = end.code
-        assert "\n" not in str(code), f"expected one line, got {code}"
-        return capsys.readouterr().out, code
+        stdout, stderr = capsys.readouterr()
+        return (1, stdout, code) if isinstance(code, str) else (code, stdout, stderr)
 
-    return run
+    return run_main
 
 
-@pytest.fixture
-def unresponsive_api(
-    lesson: ModuleType, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[str]:
-    """Return the URL of an API that answers after the lesson has given up, here after 0.25 s."""
-    monkeypatch.setattr(lesson, "TIMEOUT_SECONDS", 0.25)
+@pytest.fixture(params=UNREACHABLE_APIS)
+def unreachable_api(
+    request: pytest.FixtureRequest,
+    lesson: ModuleType,
+    httpserver: HTTPServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[tuple[str, str]]:
+    """Return the URL of an API that cannot be reached, and what the lesson's line has to match."""
+    problem = UNREACHABLE_APIS[request.param]
+    if not problem.startswith("timed out"):
+        yield request.param, problem
+        return
 
     def hang(_: Request) -> Response:
         time.sleep(1)
         return Response()
 
+    monkeypatch.setattr(lesson, "TIMEOUT_SECONDS", 0.25)
     httpserver.expect_request(re.compile(".*")).respond_with_handler(hang)
-    yield httpserver.url_for("/api")
+    yield httpserver.url_for("/api"), problem
     wait_until("the server is free again", lambda: httpserver.log)
+
+
+@pytest.fixture(params=UNUSABLE_ANSWERS)
+def unusable_api(request: pytest.FixtureRequest, httpserver: HTTPServer) -> tuple[str, str]:
+    """Return the URL of an API with another answer, and what the lesson's line has to match."""
+    answer = UNUSABLE_ANSWERS[request.param]
+    httpserver.expect_request(re.compile(".*")).respond_with_response(answer)
+    return httpserver.url_for("/api"), request.param
 
 
 @pytest.fixture(scope="session")

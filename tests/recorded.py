@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -51,18 +50,8 @@ class TaskRun:
     upstream_ids: set[UUID]  # the task runs whose results went in: the arrows of the run graph
 
     def state_names(self) -> list[str]:
-        """Return the names of its states, in order."""
+        """Return the names of its states, in order: AwaitingRetry is the delay before a retry."""
         return [state.name or "" for state in self.states]
-
-    def delays(self) -> list[float]:
-        """Return the seconds before each further attempt, 0 where there was no delay."""
-        return [
-            (after.timestamp - before.timestamp).total_seconds()
-            if before.name == "AwaitingRetry"
-            else 0.0
-            for before, after in pairwise(self.states)
-            if after.name == "Retrying"
-        ]
 
 
 @dataclass
@@ -90,13 +79,13 @@ class FlowRun:
         """The name of its last state."""
         return self.record.state_name or ""
 
-    def is_whole(self) -> bool:
+    def has_ended(self) -> bool:
         """Return whether it has ended, and so have its task runs, unless their process died."""
         state = self.record.state
         if not (state and state.is_final()):
             return False
         died = state.is_crashed() or state.is_cancelled()
-        return died or all(run.states and run.states[-1].is_final() for run in self.task_runs)
+        return died or all(_end_in_final(run.states) for run in self.task_runs)
 
     def names(self) -> list[str]:
         """Return the names of the tasks that ran, in order of start."""
@@ -124,11 +113,11 @@ class FlowRun:
 
     def edges(self) -> set[tuple[str, str]]:
         """Return the arrows of the run graph: (task whose result is used, task that uses it)."""
-        names = {run.id: run.name for run in self.task_runs}
         return {
-            (names[need], run.name)
-            for run in self.task_runs
-            for need in run.upstream_ids & set(names)
+            (before.name, after.name)
+            for before in self.task_runs
+            for after in self.task_runs
+            if before.id in after.upstream_ids
         }
 
 
@@ -151,14 +140,11 @@ def record_flow(flow: Flow[..., Any], *arguments: Any, **keywords: Any) -> FlowR
     asyncio.run(APILogHandler.aflush())  # now the log records are on the server
     with disable_run_logger():
         last: Any = last_task(return_state=True)
-
-    def read() -> FlowRun | None:
-        with get_client(sync_client=True) as client:
-            states = client.read_task_run_states(last.state_details.task_run_id)
-        run = read_flow_run(state.state_details.flow_run_id)
-        return run if states and states[-1].is_final() and run.is_whole() else None
-
-    run = wait_until("the flow run has ended, and each task run is recorded", read, 60)
+    last_id = last.state_details.task_run_id
+    with get_client(sync_client=True) as client:
+        read_states = client.read_task_run_states
+        wait_until("all is recorded", lambda: _end_in_final(read_states(last_id)), 60)
+    run = _wait_for_end(state.state_details.flow_run_id, 60)
     run.result = state.result(raise_on_failure=False)
     return run
 
@@ -169,16 +155,16 @@ def read_ended(flow_run_id: UUID, seconds: float = 60) -> FlowRun:
     What that process has yet to send cannot be known, so its records must stay the same for
     QUIET_SECONDS.
     """
+    found = [_wait_for_end(flow_run_id, seconds)]
 
-    def read() -> FlowRun | None:
-        before = read_flow_run(flow_run_id)
-        if not before.is_whole():
-            return None
+    def is_quiet() -> bool:
         time.sleep(QUIET_SECONDS)
-        after = read_flow_run(flow_run_id)
-        return after if (after.task_runs, after.logs) == (before.task_runs, before.logs) else None
+        found.append(read_flow_run(flow_run_id))
+        before, after = found[-2:]
+        return (after.task_runs, after.logs) == (before.task_runs, before.logs)
 
-    return wait_until(f"flow run {flow_run_id} has ended and is recorded", read, seconds)
+    wait_until(f"flow run {flow_run_id} sends no more records", is_quiet, seconds)
+    return found[-1]
 
 
 def read_flow_run(flow_run_id: UUID) -> FlowRun:
@@ -193,12 +179,25 @@ def read_flow_run(flow_run_id: UUID) -> FlowRun:
         runs = [run for run in found if run.start_time]
         task_runs = [_task_run(run, client.read_task_run_states(run.id)) for run in runs]
         flow_name = client.read_flow(record.flow_id).name
+    names: dict[UUID | None, str] = {run.id: run.name for run in task_runs}
     return FlowRun(
         record,
         flow_name,
         sorted(task_runs, key=lambda run: run.start),
-        [_log_record(log, task_runs) for log in logs],
+        [LogRecord(it.level, it.message, names.get(it.task_run_id), it.task_run_id) for it in logs],
     )
+
+
+def _wait_for_end(flow_run_id: UUID, seconds: float) -> FlowRun:
+    def read() -> FlowRun | None:
+        run = read_flow_run(flow_run_id)
+        return run if run.has_ended() else None
+
+    return wait_until(f"flow run {flow_run_id} has ended", read, seconds)
+
+
+def _end_in_final(states: list[State]) -> bool:
+    return bool(states) and states[-1].is_final()
 
 
 def _in_event_loop() -> bool:
@@ -231,8 +230,3 @@ def _task_run(run: objects.TaskRun, states: list[State]) -> TaskRun:
         states,
         {each.id for each in inputs if isinstance(each, objects.TaskRunResult)},
     )
-
-
-def _log_record(log: objects.Log, task_runs: list[TaskRun]) -> LogRecord:
-    names = [run.name for run in task_runs if run.id == log.task_run_id]
-    return LogRecord(log.level, log.message, names[0] if names else None, log.task_run_id)

@@ -1,7 +1,6 @@
 """Lesson 03: called like functions, tasks run one after the other."""
 
 import threading
-from functools import partial
 from itertools import pairwise
 from types import ModuleType
 
@@ -9,6 +8,7 @@ import pytest
 from recorded import Record, ReplaceTaskBody
 
 SHORTEN = ["USER_SECONDS", "BALANCE_SECONDS", "ACTIVITY_SECONDS"]
+SHORT_SECONDS = 0
 TASKS = ["fetch_user_info", "fetch_account_balance", "fetch_recent_activity"]
 
 
@@ -28,23 +28,13 @@ def test_each_task_ends_before_the_next_one_starts(lesson: ModuleType, record: R
 def test_each_task_is_called_and_its_result_returned(
     lesson: ModuleType, record: Record, replace_task_body: ReplaceTaskBody
 ) -> None:
-    threads: dict[str, threading.Thread] = {}
-
-    def body(name: str, user_id: int) -> str:
-        threads[name] = threading.current_thread()
-        return f"{name} of {user_id}"
-
     for name in TASKS:
-        replace_task_body(name, partial(body, name))
-    run = record(lesson.sync_flow, 102)
-    assert run.result == {
-        "user": "fetch_user_info of 102",
-        "balance": "fetch_account_balance of 102",
-        "activity": "fetch_recent_activity of 102",
-    }, f"expected what the tasks return for user 102, got {run.result}"
-    for name, thread in threads.items():
-        assert thread is threading.current_thread(), (
-            f"{name} ran in another thread than the flow: it was submitted, not called"
+        replace_task_body(name, lambda user_id: threading.get_ident())
+    run = record(lesson.sync_flow)
+    for key, thread in run.result.items():
+        assert thread == threading.get_ident(), (
+            f"expected {key} from a task in the flow's thread, got {thread}: it was submitted, "
+            "not called, or its result is not returned"
         )
 
 
@@ -54,7 +44,7 @@ def test_a_failed_task_ends_the_flow_run(lesson: ModuleType, record: Record) -> 
     assert len(run.task_runs) == 1, f"expected no task after the failed one, got {run.names()}"
 
 
-def test_each_task_raises_for_an_unknown_user(lesson: ModuleType) -> None:
-    for name in TASKS:
-        with pytest.raises(LookupError):
-            getattr(lesson, name).fn(-1)
+@pytest.mark.parametrize("name", TASKS)
+def test_each_task_raises_for_an_unknown_user(lesson: ModuleType, name: str) -> None:
+    with pytest.raises(LookupError):
+        getattr(lesson, name).fn(-1)

@@ -1,10 +1,10 @@
 """Lesson 04: submitted, independent tasks run at the same time."""
 
 import threading
-from functools import partial
 from itertools import combinations
 from types import ModuleType
 
+import pytest
 from recorded import Record, ReplaceTaskBody
 
 SHORTEN = ["USER_SECONDS", "BALANCE_SECONDS", "ACTIVITY_SECONDS"]
@@ -12,8 +12,11 @@ TASKS = ["fetch_user_info", "fetch_account_balance", "fetch_recent_activity"]
 
 
 def test_the_three_tasks_are_independent_and_overlap(lesson: ModuleType, record: Record) -> None:
-    run = record(lesson.async_flow)
+    run = record(lesson.async_flow, 102)
     assert run.state == "Completed", f"expected Completed, got {run.state}: {run.result}"
+    found = (run.result["user"]["name"], run.result["balance"], run.result["activity"])
+    expected = (lesson.USERS[102], lesson.BALANCES[102], lesson.LOGINS[102])
+    assert found == expected, f"expected {expected} for user 102, got {found}"
     for first, second in combinations(TASKS, 2):
         assert run.overlap(first, second), (
             f"{first} and {second} ran one after the other: a task was called instead of "
@@ -25,30 +28,25 @@ def test_the_three_tasks_are_independent_and_overlap(lesson: ModuleType, record:
 def test_each_task_is_submitted_and_its_result_returned(
     lesson: ModuleType, record: Record, replace_task_body: ReplaceTaskBody
 ) -> None:
-    threads: dict[str, threading.Thread] = {}
-
-    def body(name: str, user_id: int) -> str:
-        threads[name] = threading.current_thread()
-        return f"{name} of {user_id}"
-
     for name in TASKS:
-        replace_task_body(name, partial(body, name))
-    run = record(lesson.async_flow, 102)
-    assert run.result == {
-        "user": "fetch_user_info of 102",
-        "balance": "fetch_account_balance of 102",
-        "activity": "fetch_recent_activity of 102",
-    }, f"expected what the tasks return for user 102, got {run.result}"
-    for name, thread in threads.items():
-        assert thread is not threading.current_thread(), (
-            f"{name} ran in the flow's thread: it was called instead of submitted"
+        replace_task_body(name, lambda user_id: threading.get_ident())
+    run = record(lesson.async_flow)
+    for key, thread in run.result.items():
+        assert isinstance(thread, int), f"{key} is not what its task returned: {thread}"
+        assert thread != threading.get_ident(), (
+            f"the task for {key} ran in the flow's thread: it was called instead of submitted"
         )
 
 
-def test_a_failed_task_raises_at_its_result(lesson: ModuleType, record: Record) -> None:
-    run = record(lesson.async_flow, -1)
+@pytest.mark.parametrize("table", ["USERS", "BALANCES", "LOGINS"])
+def test_a_failed_task_raises_at_its_result(
+    lesson: ModuleType, record: Record, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    monkeypatch.setattr(lesson, table, {})  # now one of the tasks knows no user
+    run = record(lesson.async_flow)
     assert isinstance(run.result, LookupError), (
-        f"expected LookupError, got {run.result!r}: is a .result() missing?"
+        f"expected LookupError without {table}, got {run.result!r}: is a .result() missing, or "
+        "does it not raise?"
     )
     assert sorted(run.names()) == sorted(TASKS), (
         f"expected all three tasks to start, got {run.names()}: is a .result() too early?"

@@ -16,17 +16,8 @@ from recorded import read_ended
 
 pytest_plugins = ["programs"]  # the fixture `served`
 
+DEFAULT_API_URL = "http://127.0.0.1:4200/api"
 Serve = Callable[..., dict[str, Any]]
-
-
-def test_it_serves_a_deployment_with_the_parameters_of_the_flow(served: str) -> None:
-    with get_client(sync_client=True) as client:
-        deployment = client.read_deployment_by_name("user-flow/user-deployment")
-    assert str(deployment.entrypoint).endswith("09_user_flow.py:user_flow"), (
-        f"expected the flow user_flow, got {deployment.entrypoint}"
-    )
-    user_id = (deployment.parameter_openapi_schema or {})["properties"]["user_id"]
-    assert user_id["type"] == "integer", f"expected the parameter user_id: int, got {user_id}"
 
 
 def test_a_trigger_runs_the_flow_with_its_parameters(lesson: ModuleType, served: str) -> None:
@@ -34,6 +25,8 @@ def test_a_trigger_runs_the_flow_with_its_parameters(lesson: ModuleType, served:
         deployment = client.read_deployment_by_name("user-flow/user-deployment")
         trigger = client.create_flow_run_from_deployment
         flow_run_id = trigger(deployment.id, parameters={"user_id": 102}).id
+    user_id = (deployment.parameter_openapi_schema or {})["properties"]["user_id"]
+    assert user_id["type"] == "integer", f"expected the parameter user_id: int, got {user_id}"
     run = read_ended(flow_run_id, 90)
     assert run.state == "Completed", f"expected Completed, got {run.state}"
     assert "fetch_user_info" in run.names(), "no task run of fetch_user_info: is @task missing?"
@@ -45,20 +38,18 @@ def test_a_trigger_runs_the_flow_with_its_parameters(lesson: ModuleType, served:
 def serve(
     harness: None, lesson_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Serve:
-    """Return a function that runs the lesson until it would serve: what it would serve, and how."""
+    """Return a function that runs the lesson until it would serve: how, and at which URL."""
 
-    def run(*options: str, **changes: str) -> dict[str, Any]:
+    def run(*options: str, default_api_url: str = DEFAULT_API_URL) -> dict[str, Any]:
         served: dict[str, Any] = {}
 
-        def note(flow: Flow[..., Any], name: str, **more: Any) -> None:
-            served.update(more, name=f"{flow.name}/{name}", url=PREFECT_API_URL.value())
+        def note(flow: Flow[..., Any], name: str, **how: Any) -> None:
+            served.update(how, url=PREFECT_API_URL.value())
 
         text = lesson_path.read_text(encoding="utf-8")
-        for old, new in changes.items():
-            assert old in text, f"no {old} in the lesson"
-            text = text.replace(old, new)
+        assert DEFAULT_API_URL in text, f"no {DEFAULT_API_URL} in the lesson"
         copy = tmp_path / lesson_path.name
-        copy.write_text(text, encoding="utf-8")
+        copy.write_text(text.replace(DEFAULT_API_URL, default_api_url), encoding="utf-8")
         monkeypatch.setattr(Flow, "serve", note)
         monkeypatch.setattr(sys, "argv", [copy.name, *options])
         runpy.run_path(str(copy), run_name="__main__")
@@ -77,7 +68,7 @@ def test_the_interval_is_the_schedule_and_the_limit_stays(serve: Serve) -> None:
 def test_the_server_is_pinned_without_a_setting(serve: Serve) -> None:
     url = str(PREFECT_API_URL.value())
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
-        served_at = serve(**{"http://127.0.0.1:4200/api": url})["url"]
+        served_at = serve(default_api_url=url)["url"]
     assert served_at == url, f"expected {url}, got {served_at}: each run starts another server"
 
 
@@ -112,10 +103,15 @@ def test_an_unusable_server_exits_with_one_line(
     assert re.fullmatch(line, str(end.value)), f"expected {line}, got {end.value}"
 
 
-def test_a_missing_server_exits_with_advice_that_fits_the_setting(serve: Serve) -> None:
-    default, closed = "http://127.0.0.1:4200/api", "http://127.0.0.1:1/api"
-    for url, advice in ((None, "Start .* prefect server start --background"), (closed, "Check")):
-        with temporary_settings({PREFECT_API_URL: url}), pytest.raises(SystemExit) as end:
-            serve(**{default: "http://127.0.0.2:1/api"})
-        line = rf"error: .*{url or '127.0.0.2:1'}.* \(.*refused\)\. {advice}.*"
-        assert re.fullmatch(line, str(end.value)), f"expected {line}, got {end.value}"
+@pytest.mark.parametrize(
+    ("setting", "advice"),
+    [(None, "Start .* prefect server start --background"), ("http://127.0.0.1:1/api", "Check")],
+)
+def test_a_missing_server_exits_with_advice_that_fits_the_setting(
+    serve: Serve, setting: str | None, advice: str
+) -> None:
+    closed = "http://127.0.0.2:1/api"  # in place of the default
+    with temporary_settings({PREFECT_API_URL: setting}), pytest.raises(SystemExit) as end:
+        serve(default_api_url=closed)
+    line = rf"error: .*{setting or closed} \(.*refused\)\. {advice}.*"
+    assert re.fullmatch(line, str(end.value)), f"expected {line}, got {end.value}"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import random
 import re
 import signal
 import socket
@@ -13,6 +14,7 @@ from datetime import date
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 from uuid import UUID
 
 import pytest
@@ -21,11 +23,12 @@ from pytest_httpserver import HTTPServer
 from recorded import read_flow_run, wait_until
 from werkzeug import Request, Response
 
-pytest_plugins = ["programs"]  # the fixture `served`
+pytest_plugins = ["programs"]  # the fixtures `run` and `served`
 
 NAME = "user-flow/user-deployment"
 ID = "11111111-2222-4333-8444-555555555555"
-SHORTEN = ["REQUEST_SECONDS", "BACKOFF_SECONDS", "BACKOFF_MAX_SECONDS", "POLL_SECONDS"]
+SHORT_SECONDS = 0.05
+SHORTEN = ["BACKOFF_SECONDS", "BACKOFF_MAX_SECONDS", "POLL_SECONDS"]
 RUN_ID = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
 LOOKUP = f"/api/deployments/name/{NAME}"
 TRIGGER = f"/api/deployments/{ID}/create_flow_run"
@@ -70,26 +73,9 @@ def api(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> HTTPServer:
 
 
 @pytest.fixture
-def trigger(lesson: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the lesson's function, with time for the answers of a slow machine."""
-    monkeypatch.setattr(lesson, "REQUEST_SECONDS", 20)
+def trigger(lesson: ModuleType) -> Any:
+    """Return the lesson's function."""
     return lesson.trigger
-
-
-@pytest.fixture
-def run(lesson: ModuleType, trigger: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
-    """Return a function that runs the lesson; it returns exit code, stdout and stderr."""
-
-    def run_main(*arguments: str) -> tuple[Any, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lesson", *arguments])
-        code: Any = 0
-        try:
-            lesson.main()
-        except SystemExit as end:
-            code = end.code
-        return (code, *capsys.readouterr())
-
-    return run_main
 
 
 def paths(api: HTTPServer) -> list[str]:
@@ -174,6 +160,22 @@ def test_retry_after_is_honoured_up_to_the_deadline(
     trigger(NAME, PARAMETERS, timeout=2)
     took = time.monotonic() - started
     assert least <= took < 10, f"expected a pause of {least} s, got {took:.1f} s"
+
+
+def test_pauses_grow_and_are_random(
+    lesson: ModuleType, trigger: Any, api: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(lesson, "BACKOFF_MAX_SECONDS", 2)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    random.seed(1)
+    for _ in range(8):
+        api.expect_oneshot_request(LOOKUP).respond_with_response(refusal(503))
+    trigger(NAME, PARAMETERS)
+    assert len(set(pauses)) == 8, f"no jitter: all clients come back at once: {pauses}"
+    assert max(pauses[:1]) <= lesson.BACKOFF_SECONDS < max(pauses) <= 2, (
+        f"expected pauses that grow up to BACKOFF_MAX_SECONDS, got {pauses}"
+    )
 
 
 def test_the_deadline_error_says_that_the_run_may_exist(
@@ -347,30 +349,40 @@ def test_malformed_headers_are_named_and_not_shown(
         ("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "true", False),
     ],
 )
-def test_the_certificate_settings_are_used_and_distrust_is_not_retried(
+def test_the_certificate_settings_are_used_and_a_request_ends_at_the_deadline(
     trigger: Any, monkeypatch: pytest.MonkeyPatch, setting: str, value: str, verify: Any
 ) -> None:
-    asked = []
-
-    def distrust(*_: Any, **options: Any) -> None:
-        asked.append(options["verify"])
-        raise requests.exceptions.SSLError(ssl.SSLCertVerificationError(1, "self-signed"))
-
-    monkeypatch.setattr(requests.Session, "request", distrust)
+    send = Mock(side_effect=requests.exceptions.SSLError)
+    monkeypatch.setattr(requests.Session, "request", send)
     monkeypatch.setenv("SSL_CERT_FILE", "another.pem")
     monkeypatch.setenv(setting, value)
-    with pytest.raises(ConnectionError, match=r"self-signed.*PREFECT_API_SSL_CERT_FILE"):
+    with pytest.raises(ConnectionError, match="PREFECT_API_SSL_CERT_FILE"):
         trigger(NAME, api_url="https://prefect.invalid/api", timeout=2)
-    assert asked == [verify], "not the setting's certificates, or a second attempt"
+    options = send.call_args.kwargs
+    assert options["verify"] == verify, "not the certificates that the settings name"
+    assert options["timeout"] <= 2, "one request may take longer than everything"
 
 
-def test_an_unknown_host_is_not_retried(trigger: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise requests.ConnectionError from socket.gaierror(socket.EAI_NONAME, "not known")
+CONNECTION_PROBLEMS = [  # the error of requests, its cause, and whether a retry can fix it
+    (requests.exceptions.SSLError, ssl.SSLCertVerificationError(1, "self-signed"), False),
+    (OSError, OSError("no certificates in own.pem"), False),
+    (requests.ConnectionError, socket.gaierror(socket.EAI_NONAME, "not known"), False),
+    (requests.exceptions.SSLError, ssl.SSLEOFError(8, "cut off"), True),
+    (requests.ConnectionError, socket.gaierror(socket.EAI_AGAIN, "ask later"), True),
+]
 
-    monkeypatch.setattr(requests.Session, "request", fail)
-    with pytest.raises(ConnectionError, match=r"not known.* Check the API URL"):
-        trigger(NAME, api_url="http://prefect.invalid/api", timeout=2)
+
+@pytest.mark.parametrize(("error", "cause", "is_retried"), CONNECTION_PROBLEMS)
+def test_only_transient_connection_problems_are_retried(
+    trigger: Any, monkeypatch: pytest.MonkeyPatch, error: Any, cause: OSError, is_retried: bool
+) -> None:
+    problem = error()
+    problem.__cause__ = cause
+    send = Mock(side_effect=problem)
+    monkeypatch.setattr(requests.Session, "request", send)
+    with pytest.raises(ConnectionError, match=str(cause.args[-1])):
+        trigger(NAME, api_url="https://prefect.invalid/api", timeout=0.6)
+    assert (send.call_count > 1) == is_retried, f"got {send.call_count} attempts"
 
 
 # --- the command line ------------------------------------------------------------------------
@@ -392,7 +404,7 @@ EXIT_CODES: list[tuple[list[str], str, int, str]] = [  # arguments, state, exit 
 def test_the_exit_code_is_the_outcome(
     run: Any, api: HTTPServer, arguments: list[str], state: str, code: int, message: str
 ) -> None:
-    for _ in range(3 if state == "Running" else 1):
+    for _ in range(50 if state == "Running" else 1):
         api.expect_oneshot_request(POLL).respond_with_json(in_state(state))
     got, stdout, stderr = run(
         NAME, *(arguments if "-p" in arguments else ["-p", "user_id=102", *arguments])
@@ -400,6 +412,28 @@ def test_the_exit_code_is_the_outcome(
     assert got == code, f"expected exit code {code}, got {got}: {stderr}"
     assert re.search(message, stderr), f"expected {message!r}, got: {stderr}"
     assert stdout == (f"{RUN_ID}\n" if state else ""), "stdout is not the id alone"
+
+
+def test_the_timeout_is_for_the_trigger_and_the_wait_together(
+    lesson: ModuleType, run: Any, api: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = Mock(return_value=in_state("Completed"))
+    monkeypatch.setattr(lesson, "wait_for_flow_run", wait)
+    run(NAME, "-p", "user_id=102", "--wait", "--timeout", "100")
+    assert wait.call_args.args[1] < 100, "the wait gets all of the time once more"
+
+
+def test_a_value_is_parsed_as_json_or_else_kept_as_text(lesson: ModuleType) -> None:
+    values = [lesson.parse_parameter(text)[1] for text in ("a=102", 'a="102"', "a=NaN", "a=b=c")]
+    assert values == [102, "102", "NaN", "b=c"]
+
+
+def test_an_error_while_waiting_says_that_the_flow_run_exists(run: Any, api: HTTPServer) -> None:
+    deleted = refusal(404, detail="Flow run not found")
+    api.expect_oneshot_request(POLL).respond_with_response(deleted)
+    code, _, stderr = run(NAME, "-p", "user_id=102", "--wait")
+    assert code == 4, f"expected exit code 4, not that of a refusal, got {code}: {stderr}"
+    assert f"The flow run exists: {RUN_ID}" in stderr, f"got: {stderr}"
 
 
 def test_ctrl_c_while_waiting_exits_130(lesson_path: Path, api: HTTPServer) -> None:

@@ -1,7 +1,7 @@
 """Who is about to leave? The account managers want to know every ten minutes, without asking.
 
 Run:   python docs/practice/09_every_ten_minutes.py    (Ctrl-C ends it)
-Now:   the program serves the flow, which only runs when somebody triggers it.
+Now:   the exercise serves the flow, which only runs when somebody triggers it.
 Goal:  the flow also runs every ten minutes. The deployment's page in the UI shows its schedule.
 """
 

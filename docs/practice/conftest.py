@@ -1,7 +1,7 @@
 """`pytest docs/practice` goes through the exercises in order and stops at the first unsolved one.
 
-An exercise is a program of this folder; checks/test_PROGRAM.py judges it by what the server
-recorded when it ran. What is solved is not run again until the program changes.
+An exercise is a script of this folder; checks/test_EXERCISE.py judges it by what the server
+recorded when it ran. What is solved is not run again until its file changes.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ from tests.conftest import harness
 __all__ = ["harness"]
 
 FOLDER = Path(__file__).parent
-PROGRAMS = sorted(FOLDER.glob("[01]*.py"))
+EXERCISES = sorted(FOLDER.glob("[01]*.py"))
 EXERCISE = pytest.StashKey[Exercise]()
-NEWLY_SOLVED = pytest.StashKey[list[str]]()  # the programs that this run has solved
-SOLVED = "practice/solved"  # in pytest's cache: the text of each solved program, as a digest
+NEWLY_SOLVED = pytest.StashKey[list[str]]()  # the files that this run has solved
+SOLVED = "practice/solved"  # in pytest's cache: the text of each solved file, as a digest
 
 
-def program_of(item: pytest.Item) -> Path:
-    """Return the program that the test is about."""
+def path_of(item: pytest.Item) -> Path:
+    """Return the file of the exercise that the test is about."""
     return FOLDER / item.path.name.removeprefix("test_")
 
 
@@ -34,15 +34,15 @@ def digest(path: Path) -> str:
 
 
 def read_solved(config: pytest.Config) -> dict[str, str]:
-    """Return the programs that are solved as they stand: file name and digest."""
+    """Return the exercises that are solved as they stand: file name and digest."""
     solved = config.cache.get(SOLVED, {}) if config.cache else {}
-    return {path.name: digest(path) for path in PROGRAMS if solved.get(path.name) == digest(path)}
+    return {path.name: digest(path) for path in EXERCISES if solved.get(path.name) == digest(path)}
 
 
 @pytest.fixture
 def exercise(request: pytest.FixtureRequest, harness: None) -> Exercise:
-    """Return the program that the test file is named after."""
-    exercise = Exercise(program_of(request.node))
+    """Return the exercise that the test file is named after."""
+    exercise = Exercise(path_of(request.node))
     request.node.stash[EXERCISE] = exercise
     return exercise
 
@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Skip what is solved, unless -k asks for it."""
     solved = {} if config.getoption("keyword") else read_solved(config)
     for item in items:
-        if program_of(item).name in solved:
+        if path_of(item).name in solved:
             item.add_marker(pytest.mark.skip(reason="solved before"))
 
 
@@ -68,7 +68,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Remember a solved exercise; put words in the place of the traceback of an unsolved one."""
     report = yield
-    path = program_of(item)
+    path = path_of(item)
     if call.when != "call":
         return report
     if report.passed and item.config.cache:
@@ -119,4 +119,4 @@ def pytest_terminal_summary(
     for name in config.stash.get(NEWLY_SOLVED, []):
         terminalreporter.line(f"Compare yours with {relative(FOLDER)}/solutions/{name}")
     solved = read_solved(config)
-    terminalreporter.line(f"Solved: {len(solved)} of {len(PROGRAMS)} exercises.")
+    terminalreporter.line(f"Solved: {len(solved)} of {len(EXERCISES)} exercises.")

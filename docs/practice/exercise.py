@@ -1,4 +1,4 @@
-"""An exercise as the checks see it: a program, and what the server recorded of its runs."""
+"""An exercise as the checks see it: its module, and what the server recorded of its runs."""
 
 import importlib.util
 import runpy
@@ -14,17 +14,17 @@ from recorded import FlowRun, TaskRun, record_flow
 
 
 class Exercise:
-    """One program, loaded afresh, with the records of its flow runs."""
+    """One exercise, loaded afresh, with the records of its flow runs."""
 
     def __init__(self, path: Path) -> None:
-        """Take the program at `path`; nothing of it runs yet."""
+        """Take the exercise at `path`; nothing of it runs yet."""
         self.path = path
         self.runs: list[FlowRun] = []
         self._module: ModuleType | None = None
 
     @property
     def module(self) -> ModuleType:
-        """Return the program as a module. Raises what the program raises when it is imported."""
+        """Return the exercise as a module. Raises what the exercise raises when it is imported."""
         if self._module is None:
             spec = importlib.util.spec_from_file_location(self.path.stem, self.path)
             assert spec
@@ -36,9 +36,9 @@ class Exercise:
         return self._module
 
     def flow(self) -> Flow[..., Any]:
-        """Return the flow of the program; the last one, if there are several."""
+        """Return the flow of the exercise; the last one, if there are several."""
         flows = [each for each in vars(self.module).values() if isinstance(each, Flow)]
-        assert flows, "There is no flow in this program: is its @flow missing?"
+        assert flows, "There is no flow in this exercise: is its @flow missing?"
         return flows[-1]
 
     def run(self, *arguments: Any, **keywords: Any) -> FlowRun:
@@ -52,15 +52,15 @@ class Exercise:
         assert run.state == "Completed", f"The flow run should be Completed. It is {run.state}."
         return run
 
-    def run_as_program(self) -> None:
-        """Run the program as `python FILE` does, without arguments."""
+    def run_as_script(self) -> None:
+        """Run the exercise as `python FILE` does, without arguments."""
         runpy.run_path(str(self.path), run_name="__main__")
 
     def replace_task_body(self, task_name: str, body: Callable[..., Any]) -> None:
         """Give the task another body, as if the world were another one."""
         tasks = [each for each in vars(self.module).values() if isinstance(each, Task)]
         found = [each for each in tasks if each.name == task_name]
-        assert found, f"The program has no task with the name {task_name}."
+        assert found, f"The exercise has no task with the name {task_name}."
         found[0].fn = body
 
 
@@ -104,7 +104,7 @@ def describe_run(run: FlowRun) -> str:
 
 
 def describe_error(error: BaseException, path: Path) -> str:
-    """Return the error with those lines of its traceback that are in the program at `path`."""
+    """Return the error with those lines of its traceback that are in the exercise at `path`."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -21,7 +21,7 @@ def run_alone(folder: Path, *names: str, plugin: str = "") -> None:
 
 def test_lesson_06_and_the_flow_of_testing_md_need_two_fixture_files(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"(?ms)^```python[^\n]*\n(.*?)^```$", page)
+    blocks = re.findall(r"(?ms)^```python notest\n(.*?)^```$", page)
     (tmp_path / "sales.py").write_text(blocks[0], encoding="utf-8")
     (tmp_path / "test_sales.py").write_text("\n".join(blocks[1:]), encoding="utf-8")
     six = script("06").name

@@ -1,11 +1,12 @@
 """What prose states is shown: each number, state and name in code style stands in a compared place.
 
-A compared place is a block of code, the effect of a thing to try, a table that a check writes
-(`<!-- compared: NAME -->`) or one that benchmark.py writes: other checks hold those. Prose may
-take a fact from its own section, from the lesson that the section is about, and from what the
-section links to. So a sentence can be reworded at will, but a fact that is changed by one word
-stands nowhere any more. What no word shows, such as "is refused", belongs into an example: it
-would not be noticed in a sentence.
+A compared place is a block of code, what a thing to try prints, a table that a check writes
+(`<!-- compared: NAME -->`) or one that benchmark.py writes: other checks hold those. A paragraph
+takes numbers and states from its section and from what the paragraph links to; and code also from
+the lesson or exercise that the section is about. (A paragraph without a link takes code from what
+its section links to.) So a sentence can be reworded at will, but a fact that is changed by one word
+stands nowhere any more. What no word shows, such as "is refused", belongs into an example: it would
+not be noticed in a sentence.
 """
 
 import re
@@ -14,27 +15,15 @@ from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import prefect.settings
 import pytest
-from machinery import ROOT
-from pages import PAGES, links, normalised, sections
+from machinery import ROOT, SCRIPTS, run
+from pages import LEARNINGS, PAGES, links, normalised, sections
 
-COUNTS = [
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-]
-ORDINALS = ["third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"]
-WORDS = dict(zip(COUNTS, range(2, 13), strict=True)) | dict(
-    zip(ORDINALS, range(3, 11), strict=True)
-)
+COUNTS = "two three four five six seven eight nine ten eleven twelve"
+ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth"
+WORDS = {word: number for number, word in enumerate(COUNTS.split(), 2)}
+WORDS |= {word: number for number, word in enumerate(ORDINALS.split(), 3)}
 STATES = "Scheduled Late Pending Submitting Running Retrying AwaitingRetry Cached Completed Failed"
 STATES += " TimedOut Crashed Cancelling Cancelled NotReady DEBUG INFO WARNING ERROR CRITICAL"
 # A fact: a span in code style, a number, a number in words, a state or the level of a log record.
@@ -43,24 +32,43 @@ FACT = re.compile(
     r"|(?<![\w.-])(?P<number>\d+(?:[.,]\d+)*)(?![\w-])"
     rf"|\b(?P<word>{'|'.join([*WORDS, *STATES.split()])})\b"
 )
-# The number of a lesson, the name of a package.
-FREE = {f"{number:02}" for number in range(1, 13)}
-FREE |= {f"`{name}`" for name in [*sys.stdlib_module_names, *packages_distributions()]}
+# Names of packages. That a test exists which a page names, test_things_to_try.py checks.
+FREE = {f"`{name}`" for name in [*sys.stdlib_module_names, *packages_distributions()]}
 BLOCK = r"^ *```.*?^ *```$"
-HELD = rf"{BLOCK}|^- Effect: .*?(?=^</details>)|^<!-- (?:compared|benchmark): .*?(?=^$|\Z)"
+# Sums of seconds, and the seconds in the map of the lessons: test_transcripts.py compares those.
+SECONDS = r"(?:\d+ s(?:\s\+\s\d+ s)+\s=\s)?\*\*\d+ s\*\*|\| \d+ \|$"
+HELD = rf"(?ms){BLOCK}|{SECONDS}|^<!-- (?:compared|benchmark): .*?(?=^$|\Z)"
+# What a change that is to be tried prints, and which tests fail: only these words are compared.
+EFFECT, QUOTE = r"(?ms)^- Effect: .*?(?=^</details>)", r"`[^`]+`"
 
 
 @cache
 def held(page: Path, anchor: str) -> str:
-    """Return what stands in the compared places of the section."""
+    """Return what stands in the heading and the compared places of the section, or in the file."""
     if not page.is_file():
         return ""
     if page.suffix != ".md":
-        return page.read_text(encoding="utf-8", errors="replace")
+        return f"{page.name}\n{page.read_text(encoding='utf-8', errors='replace')}"
     section = sections(page).get(anchor, "")
-    files = [it for it in [*ROOT.glob("*.py"), *ROOT.glob("tests/*.py")] if it.stem in section[:99]]
-    lesson = [it.read_text(encoding="utf-8") for it in files]
-    return normalised("\n".join([*lesson, *re.findall(rf"(?ms){HELD}", section)]))
+    heading = section.partition("\n")[0]
+    effects = re.findall(QUOTE, "".join(re.findall(EFFECT, section)))
+    return normalised("\n".join([heading, *re.findall(HELD, section), *effects]))
+
+
+def linked(page: Path, text: str) -> str:
+    """Return what stands in the compared places of the sections and files that the text links."""
+    targets = [it.partition("#") for it in links(text)]
+    return "\n".join(
+        held((page.parent / path).resolve() if path else page, part) for path, _, part in targets
+    )
+
+
+@cache
+def programs(section: str) -> str:
+    """Return the lesson or exercise that the section's heading names, with its solution."""
+    files = [*ROOT.glob("*.py"), *ROOT.glob("docs/practice/**/*.py")]
+    named = [it for it in files if it.stem in section[:99]]
+    return "\n".join(it.read_text(encoding="utf-8") for it in named)
 
 
 def stands(fact: re.Match[str], places: str) -> bool:
@@ -72,38 +80,83 @@ def stands(fact: re.Match[str], places: str) -> bool:
         edges = (r"(?<!\w)" if code[0].isalnum() else "", r"(?!\w)" if code[-1].isalnum() else "")
         return re.search(edges[0] + quote + edges[1], places) is not None
     wanted = number or rf"(?:{word}|{WORDS.get(word, word)})"
-    return re.search(rf"(?<![\w.-]){wanted}(?![\w-]|[.,]\d)", places) is not None
+    # A lesson's number may begin the name of a file: 07_retry_logger.py.
+    return re.search(rf"(?<![\w.-]){wanted}(?![^\W_]|-|[.,]\d)", places) is not None
 
 
-def prose(section: str) -> str:
-    """Return the section without what is compared, blocks, the targets of links and comments."""
-    kept = re.sub(rf"(?ms){HELD}", "", section)
-    return re.sub(r"(?m)\]\([^)]*\)|<[^>]*>|^#+ .*$", " ", kept)
+def paragraphs(section: str) -> list[str]:
+    """Return what is not compared: the paragraphs, list items and table rows of the section."""
+    kept = re.sub(HELD, "", section)
+    kept = re.sub(EFFECT, lambda effect: re.sub(QUOTE, "", effect[0]), kept)
+    return re.split(r"\n(?=\n|- |\d\. |\|)", re.sub(r"(?m)^#+ .*$", "", kept))
 
 
-# Not those for contributors, nor the texts beside programs that have checks of their own.
-HERE = [it for it in PAGES if it.parent.name not in ("practice", "hints", "starter")]
+def prose(paragraph: str) -> str:
+    """Return the paragraph without its number, the targets of links, and comments."""
+    return re.sub(r"^\s*\d\. |\]\([^)]*\)|<[^>]*>", " ", paragraph)
+
+
+# Not the starter's page, which stands beside its program and has checks of its own.
+HERE = [it for it in PAGES if it.parent.name != "starter"]
 
 
 @pytest.mark.parametrize(
     ("page", "anchor"),
-    [(page, it) for page in HERE if page.stem != "CONTRIBUTING" for it in sections(page)],
+    [(page, it) for page in HERE for it in sections(page)],
     ids=lambda it: str(it.relative_to(ROOT)) if isinstance(it, Path) else it,
 )
 def test_a_fact_in_prose_stands_in_a_compared_place(page: Path, anchor: str) -> None:
     section = sections(page)[anchor]
-    places = [held(page, anchor)]
-    for target in links(section):
-        path, _, part = target.partition("#")
-        places.append(held((page.parent / path).resolve() if path else page, part))
-    unheld = [
-        fact[0]
-        for fact in FACT.finditer(prose(section))
-        if fact[0] not in FREE
-        and not any((at / fact[0].strip("`")).exists() for at in (page.parent, ROOT))
-        and not stands(fact, "\n".join(places))
-    ]
+    unheld = []
+    for paragraph in paragraphs(section):
+        places = held(page, anchor) + linked(page, paragraph)
+        of_code = programs(section) + ("" if links(paragraph) else linked(page, section))
+        unheld += [
+            fact[0]
+            for fact in FACT.finditer(prose(paragraph))
+            if fact[0] not in FREE
+            and not fact[0].startswith("`test_")
+            and not any((at / fact[0].strip("`")).exists() for at in (page.parent, ROOT))
+            and not stands(fact, places + (of_code if fact["code"] else ""))
+        ]
     assert not unheld, (
         f"{page.name}, section {anchor or 'at the top'!r}: in no example, transcript, lesson or "
-        f"compared table of this section, nor of what it links to: {', '.join(unheld)}"
+        f"compared table of this section, nor of what its paragraph links to: {', '.join(unheld)}"
     )
+
+
+of_pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@of_pages
+def test_every_setting_on_a_page_is_one_of_prefects(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    examples = "".join(re.findall(r"(?ms)^```python$.*?^```$", text))  # run, so they would fail
+    names = set(re.findall(r"\bPREFECT_[A-Z_]+", text)) - set(re.findall(r"\w+", examples))
+    unknown = [it for it in names if not hasattr(prefect.settings, it)]
+    assert not unknown, f"{page.name}: Prefect has no setting {unknown}"
+
+
+@of_pages
+def test_a_link_that_names_a_file_leads_to_it(page: Path) -> None:
+    for text, target in re.findall(r"\[([^\]\s]+)\]\(([^)\s]+)", page.read_text(encoding="utf-8")):
+        is_file = any((folder / text).is_file() for folder in (page.parent, ROOT))
+        assert not is_file or Path(text).stem in target, f"{page.name}: {text} leads to {target}"
+
+
+def test_the_diagrams_have_the_names_of_the_lessons() -> None:
+    known = "".join((ROOT / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    diagrams = "".join(re.findall(r"(?ms)^```mermaid$.*?^```$", LEARNINGS))
+    unknown = set(re.findall(r"\b[a-z]+_[a-z_]+", diagrams)) - set(re.findall(r"\w+", known))
+    assert not unknown, f"a diagram of LEARNINGS.md has {sorted(unknown)}, and no lesson does"
+
+
+def test_prefect_has_the_commands_and_their_options() -> None:
+    pages = LEARNINGS + (ROOT / "README.md").read_text(encoding="utf-8")
+    common = run("-m", "prefect", "--help").stdout
+    for command in sorted({*re.findall(r"(?m)^prefect (.+?)(?: +#.*)?$", pages)}):
+        told = run("-m", "prefect", *command.split(), "--help")
+        assert told.returncode == 0, f"there is no prefect {command}: {told.stderr}"
+        options = set(re.findall(r"--[\w-]+", told.stdout + common))
+        unknown = set(re.findall(r"--[\w-]+", command)) - options
+        assert not unknown, f"prefect {command}: there are no options {sorted(unknown)}"

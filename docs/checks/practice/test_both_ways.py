@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from exercise import Exercise
-from machinery import ROOT
+from machinery import ROOT, run
 
 pytestmark = pytest.mark.usefixtures("harness")
 
@@ -36,7 +36,7 @@ def variants(kind: str) -> list[Any]:
 
 
 def judge(path: Path) -> str:
-    """Return what the check says about the program at `path`, or "" if it is solved."""
+    """Return what the check says about the exercise at `path`, or "" if it is solved."""
     checks = Exercise(FOLDER / "checks" / f"test_{path.stem}.py").module  # loaded likewise
     (check,) = (value for name, value in vars(checks).items() if name.startswith("test_"))
     try:
@@ -55,6 +55,21 @@ def change(name: str, changes: list[list[str]], folder: Path) -> Path:
     path = folder / f"{name}.py"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def test_the_command_stops_at_the_first_unsolved_exercise(tmp_path: Path) -> None:
+    for folder in ("docs/practice", "tests"):
+        ignored = shutil.ignore_patterns(".pytest_cache", "__pycache__")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    first, second = NAMES[:2]
+    change(first, [], tmp_path / "docs" / "practice")
+    command = [sys.executable, "-m", "pytest", "docs/practice"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    told = ended.stdout
+    for words in (f"Solved: 1 of {len(NAMES)} exercises", f"docs/practice/hints/{second}.md"):
+        assert words in told, f"expected {words!r}, got {told}"
+    assert "1 failed, 1 solved" in told, f"it goes on behind the first unsolved exercise: {told}"
+    assert "Traceback" not in told, f"a learner reads a traceback: {told}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -89,16 +104,8 @@ def test_it_has_a_story_a_hint_two_ways_right_and_two_wrong(name: str) -> None:
     assert len(both["wrong"]) >= 2, "two wrong variants are needed"
 
 
-def test_the_command_stops_at_the_first_unsolved_exercise(tmp_path: Path) -> None:
-    for folder in ("docs/practice", "tests"):
-        ignored = shutil.ignore_patterns(".pytest_cache", "__pycache__")
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
-    first, second = NAMES[:2]
-    change(first, [], tmp_path / "docs" / "practice")
-    command = [sys.executable, "-m", "pytest", "docs/practice"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    told = ended.stdout
-    for words in (f"Solved: 1 of {len(NAMES)} exercises", f"docs/practice/hints/{second}.md"):
-        assert words in told, f"expected {words!r}, got {told}"
-    assert "1 failed, 1 solved" in told, f"it goes on behind the first unsolved exercise: {told}"
-    assert "Traceback" not in told, f"a learner reads a traceback: {told}"
+def test_12_names_a_missing_server_in_one_line() -> None:
+    api_url = "http://127.0.0.1:9/api"
+    ended = run(FOLDER / "12_one_event_once.py", PREFECT_API_URL=api_url)
+    expected = f"error: no server at {api_url}. Start it: prefect server start --background\n"
+    assert (ended.returncode, ended.stderr) == (1, expected)

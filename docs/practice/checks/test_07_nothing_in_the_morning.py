@@ -15,7 +15,7 @@ def test_the_warning_is_a_record_of_the_task_run(exercise: Exercise) -> None:
         ) from error
     found = [log for log in run.user_logs() if "Grace" in log.message or "103" in log.message]
     assert found, (
-        "A record that names Grace Hopper was expected. The server has none: what the program "
+        "A record that names Grace Hopper was expected. The server has none: what the exercise "
         "writes goes to the terminal only."
     )
     record = found[0]

@@ -19,10 +19,10 @@ def test_the_deployment_runs_every_ten_minutes(exercise: Exercise) -> None:
         for left in client.read_deployments():
             client.delete_deployment(left.id)
         with patch.object(Runner, "start", return_at_once):
-            exercise.run_as_program()
+            exercise.run_as_script()
         deployments = client.read_deployments()
     assert deployments, (
-        "No deployment is recorded. Does the program still serve the flow if it is run by itself?"
+        "No deployment is recorded. Does the exercise still serve the flow if it is run by itself?"
     )
     deployment = deployments[0]
     schedules = [each.schedule for each in deployment.schedules if each.active]

@@ -18,7 +18,7 @@ def test_an_event_triggers_one_flow_run(exercise: Exercise) -> None:
         client.create_deployment(flow_id, "user-deployment")
         with patch.dict(os.environ, PREFECT_API_URL=str(PREFECT_API_URL.value())):
             first = exercise.module.trigger(101, night)
-            restarted = Exercise(exercise.path).module  # as if the program was started again
+            restarted = Exercise(exercise.path).module  # as if it was started again
             again = restarted.trigger(101, night)
             other_user = restarted.trigger(103, night)
             other_night = restarted.trigger(101, next_night)

@@ -8,7 +8,7 @@ import sys
 
 import requests
 
-DEFAULT_API_URL = "http://127.0.0.1:4200/api"
+API_URL = os.environ.get("PREFECT_API_URL", "http://127.0.0.1:4200/api")
 
 
 def trigger(user_id: int, night: str) -> str:
@@ -16,12 +16,11 @@ def trigger(user_id: int, night: str) -> str:
 
     Raises requests.RequestException if the server cannot be reached or refuses.
     """
-    api_url = os.environ.get("PREFECT_API_URL", DEFAULT_API_URL)
     name = "user-flow/user-deployment"
-    answer = requests.get(f"{api_url}/deployments/name/{name}", timeout=10)
+    answer = requests.get(f"{API_URL}/deployments/name/{name}", timeout=10)
     answer.raise_for_status()
     answer = requests.post(
-        f"{api_url}/deployments/{answer.json()['id']}/create_flow_run",
+        f"{API_URL}/deployments/{answer.json()['id']}/create_flow_run",
         json={
             "parameters": {"user_id": user_id},
             "idempotency_key": f"churn-{night}-{user_id}",
@@ -36,5 +35,7 @@ if __name__ == "__main__":
     try:
         print(trigger(101, "2026-01-31"))
         print(trigger(101, "2026-01-31"))
+    except requests.ConnectionError:
+        sys.exit(f"error: no server at {API_URL}. Start it: prefect server start --background")
     except requests.RequestException as error:
-        sys.exit(f"error: cannot trigger ({error}). Start the server and lesson 09.")
+        sys.exit(f"error: cannot trigger ({error}). Start lesson 09: python 09_user_flow.py")
