@@ -1,4 +1,4 @@
-"""What all checks use: the fixtures `harness` and `record` of tests/conftest.py, and `compare`.
+"""What all checks use: the fixture `harness` of tests/conftest.py, a server, and `compare`.
 
 With `--write changed` tables and transcripts are written instead of compared; with `--write all`
 also the pictures, and transcripts that only differ in names and times.
@@ -13,9 +13,9 @@ from machinery import Server, server
 from pages import compare_table
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tests.conftest import harness, record
+from tests.conftest import harness
 
-__all__ = ["harness", "record"]
+__all__ = ["harness"]
 
 # A shell's `&` has its programs ignore SIGINT, and those that they start: here they receive it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
