@@ -26,19 +26,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write", choices=["changed", "all"], help="write what the pages show")
 
 
-@pytest.fixture(scope="session")
-def impatient_server() -> Iterator[Server]:
-    """Run a server that calls a run Late after a second."""
-    late = "PREFECT_SERVER_SERVICES_LATE_RUNS"
-    with server(**{f"{late}_AFTER_SECONDS": "1", f"{late}_LOOP_SECONDS": "1"}) as running:
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[Server]:
+    """Run a server that never calls a run Late, and so changes no state that a check has set."""
+    with server(PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED="false") as running:
         yield running
 
 
 @pytest.fixture
-def at(impatient_server: Server) -> Iterator[Server]:
+def at(own_server: Server) -> Iterator[Server]:
     """Use that server in this process, too."""
-    with temporary_settings({PREFECT_API_URL: impatient_server.api_url}):
-        yield impatient_server
+    with temporary_settings({PREFECT_API_URL: own_server.api_url}):
+        yield own_server
 
 
 @pytest.fixture

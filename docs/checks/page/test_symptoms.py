@@ -17,7 +17,7 @@ from uuid import UUID
 import nbformat
 import pytest
 import requests
-from machinery import ENDS, Server, background, end, run
+from machinery import ENDS, Server, background, end, run, server
 from nbclient import NotebookClient
 from pages import table_keys
 from recorded import read_ended, wait_until
@@ -58,6 +58,14 @@ def double(number):
 def doubled():
     return double.map([1, 2]).result()
 """
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[Server]:
+    """Run a server that calls a run Late after a second."""
+    late = "PREFECT_SERVER_SERVICES_LATE_RUNS"
+    with server(**{f"{late}_AFTER_SECONDS": "1", f"{late}_LOOP_SECONDS": "1"}) as running:
+        yield running
 
 
 @contextmanager
