@@ -10,6 +10,8 @@ import pytest
 from machinery import ROOT, changed_copy, environment
 from prefect.settings import PREFECT_API_URL
 
+pytestmark = pytest.mark.usefixtures("harness")
+
 STARTER = ROOT / "docs/starter"
 # Takes the place of the starter's conftest.py, which would start a server for each change.
 CONFTEST = '''

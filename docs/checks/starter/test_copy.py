@@ -12,11 +12,6 @@ import pytest
 STARTER = Path(__file__).parents[2] / "starter"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def harness() -> None:
-    """Take the place of the harness: the copy's commands start what they need."""
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the starter in an empty home."""

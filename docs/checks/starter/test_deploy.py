@@ -57,11 +57,6 @@ def read_unit(name: str) -> tuple[dict[str, str], dict[str, str]]:
 UNIT, VARIABLES = read_unit("churn-flow.service")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def harness() -> None:
-    """Take the place of the harness: these checks have a server."""
-
-
 @pytest.fixture(scope="module")
 def api() -> Iterator[Server]:
     """Return a server that removes old flow runs as its unit says, but looks for them often."""
