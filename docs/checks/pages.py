@@ -2,7 +2,7 @@
 
 import re
 from functools import cache
-from itertools import accumulate, pairwise, product
+from itertools import accumulate, count, pairwise, product
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -170,8 +170,13 @@ def check_pictures(name: str, run: FlowRun) -> None:
             states = moments(run.task_run(heading))
             spans = pairwise(accumulate((seconds for _, seconds in states), initial=0))
             assert [bar[1:] for bar in drawn] == list(spans), f"{heading} was {states}"
-            delays = [bar == "AwaitingRetry" for bar, _, _ in drawn]
-            assert delays == [state == "AwaitingRetry" for state, _ in states], f"it was {states}"
+            number = count(1)
+            labels = [
+                state if state == "AwaitingRetry" else f"attempt {next(number)} fails"
+                for state, _ in states
+            ]
+            labels[-1] = labels[-1].replace("fails", "succeeds")  # the last attempt
+            assert [bar for bar, _, _ in drawn] == labels, f"{heading} was {states}"
     if name[:2] == "08":
         chart = LEARNINGS.partition("flowchart LR\n")[2].partition("```")[0]
         nodes = re.findall(r'(\w+)\["(.+?)"\]', chart)

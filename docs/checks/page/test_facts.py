@@ -30,7 +30,9 @@ STATES += " TimedOut Crashed Cancelling Cancelled NotReady DEBUG INFO WARNING ER
 FACT = re.compile(
     r"`+(?P<code>[^`]+)`+"
     r"|(?<![\w.-])(?P<number>\d+(?:[.,]\d+)*)(?![\w-])"
-    rf"|\b(?P<word>{'|'.join([*WORDS, *STATES.split()])})\b"
+    rf"|\b(?P<word>{'|'.join(WORDS)})\b"
+    # The first word of a sentence is not a state: "Running several tasks is simple".
+    rf"|(?<!^)(?<![.!?:] )\b(?P<state>{'|'.join(STATES.split())})\b"
 )
 # Names of packages. That a test exists which a page names, test_things_to_try.py checks.
 FREE = {f"`{name}`" for name in [*sys.stdlib_module_names, *packages_distributions()]}
@@ -73,7 +75,7 @@ def programs(section: str) -> str:
 
 def stands(fact: re.Match[str], places: str) -> bool:
     """Return whether the fact stands in these places."""
-    code, number, word = fact["code"], fact["number"], fact["word"]
+    code, number, word = fact["code"], fact["number"], fact["word"] or fact["state"]
     if code:
         quote = r"\s+".join(re.escape(part) for part in code.split())
         quote = quote.replace(r"\.\.\.", ".*?").replace("…", ".*?").replace(r"\(\)", r"\(")
@@ -92,8 +94,8 @@ def paragraphs(section: str) -> list[str]:
 
 
 def prose(paragraph: str) -> str:
-    """Return the paragraph without its number, the targets of links, and comments."""
-    return re.sub(r"^\s*\d\. |\]\([^)]*\)|<[^>]*>", " ", paragraph)
+    """Return the paragraph in one line, without its number, the targets of links, and comments."""
+    return " ".join(re.sub(r"^\s*(\d\.|-) |\]\([^)]*\)|<[^>]*>", " ", paragraph).split())
 
 
 # Not the starter's page, which stands beside its program and has checks of its own.

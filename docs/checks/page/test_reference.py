@@ -16,7 +16,7 @@ from typing import Any
 import prefect.settings
 import prefect.states
 import requests
-from machinery import Server, background, free_port, run, run_in_terminal, script
+from machinery import ROOT, Server, background, free_port, run, run_in_terminal, script
 from pages import table_keys
 from prefect import Flow, flow, task
 from prefect.cache_policies import INPUTS
@@ -25,6 +25,7 @@ from recorded import wait_until
 
 Compare = Callable[..., None]
 NO_ID = "0c0772af-7dfb-4b3e-b89f-72a8e73b34e2"  # of nothing on any server
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 NOWHERE = "http://127.0.0.1:1/api"  # no server answers there
 PRINT_SETTINGS = """
 from prefect.context import get_settings_context
@@ -119,7 +120,16 @@ def test_a_server_that_is_started_in_a_terminal(tmp_path: Path, compare: Compare
         seen = {key: outcome(key) for key in table_keys("terminal")}
     finally:
         run("-m", "prefect", "server", "stop", cwd=tmp_path, **settings)
+    assert [*seen][-1] in README, "README.md undoes it by another command"
     compare("terminal", seen)
+
+
+def test_the_setting_in_readme_is_that_of_a_server_that_starts_too_slowly(tmp_path: Path) -> None:
+    message = "Timed out while attempting to connect to ephemeral Prefect API server"
+    (setting,) = re.findall(rf"{message}[\s\S]+?export (PREFECT_\w+)=", README)
+    settings: Any = {"PREFECT_HOME": str(tmp_path), setting: "1"}
+    told = run(script("01"), **settings)
+    assert message in told.stdout + told.stderr, f"{setting} is another setting: {told.stderr}"
 
 
 def deploy(name: str) -> str:

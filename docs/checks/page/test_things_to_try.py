@@ -113,7 +113,6 @@ def test_the_tests_fail_that_the_page_names(
 ) -> None:
     found, named = failed[attempt], set(re.findall(r"`(test_\w+)`", attempt.tests))
     print(f"\n{attempt}: {', '.join(sorted(found)) or 'no test fails'}")
-    assert named or "no test fails" in attempt.tests, f"{attempt} names no test"
     assert found == named, f"after {str(attempt)!r} these tests fail: {found or 'none'}"
 
 
