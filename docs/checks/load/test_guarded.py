@@ -4,11 +4,12 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import certifi
 import pytest
-from machinery import NAME, Server, run, script, server
+from machinery import NAME, Server, run, script, server, serving
 from pages import table_keys
 from pytest_httpserver import HTTPServer
 from werkzeug.serving import make_ssl_devcert
@@ -40,6 +41,16 @@ def test_who_gets_past_the_password(guarded: Server, compare: Callable[..., None
             cells.append(f"{result.returncode}, {status}".rstrip(", "))
         seen[command] = tuple(cells)
     compare("password", seen)
+
+
+def test_csrf_protection_is_reported_in_the_servers_words(tmp_path: Path) -> None:
+    with (
+        server(PREFECT_SERVER_CSRF_PROTECTION_ENABLED="true") as protected,
+        serving(protected.api_url, script("09"), tmp_path / "09.log"),  # Prefect's client does it
+    ):
+        result = run(script("12"), NAME, PREFECT_API_URL=protected.api_url)
+    assert result.returncode == 4, f"expected exit code 4: {result.stderr}"
+    assert "returned 403 (Missing CSRF token" in result.stderr, f"got: {result.stderr}"
 
 
 @pytest.fixture(scope="module")
