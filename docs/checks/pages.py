@@ -176,7 +176,8 @@ def check_pictures(name: str, run: FlowRun) -> None:
                 for state, _ in states
             ]
             labels[-1] = labels[-1].replace("fails", "succeeds")  # the last attempt
-            assert [bar for bar, _, _ in drawn] == labels, f"{heading} was {states}"
+            found = [bar for bar, _, _ in drawn]
+            assert found == labels, f"{heading}: the run had {labels}, the page draws {found}"
     if name[:2] == "08":
         chart = LEARNINGS.partition("flowchart LR\n")[2].partition("```")[0]
         nodes = re.findall(r'(\w+)\["(.+?)"\]', chart)
