@@ -5,12 +5,12 @@ also the pictures, and transcripts that only differ in names and times.
 """
 
 import signal
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from machinery import Server, server
-from pages import compare_table
+from pages import Compare, compare_table
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.conftest import harness
@@ -41,10 +41,6 @@ def at(own_server: Server) -> Iterator[Server]:
 
 
 @pytest.fixture
-def compare(pytestconfig: pytest.Config) -> Callable[..., None]:
-    """Return a function that compares the cells of a table with what was observed."""
-
-    def of(name: str, observed: dict[str, Any], whole: bool = True) -> None:
-        compare_table(name, observed, whole, write=bool(pytestconfig.getoption("write")))
-
-    return of
+def compare(pytestconfig: pytest.Config) -> Compare:
+    """Return a function that compares the table NAME of a page with its head and rows, by name."""
+    return partial(compare_table, write=bool(pytestconfig.getoption("write")))

@@ -1,10 +1,10 @@
 """The pages, their parts, and what a recorded flow run is compared with."""
 
 import re
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import accumulate, count, pairwise, product
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from machinery import ROOT
@@ -13,6 +13,8 @@ from recorded import FlowRun, TaskRun
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 LEARNINGS = (ROOT / "LEARNINGS.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"(?ms)^## (\S+\.py)$(.*?)(?=^## )", LEARNINGS))  # of the lessons
+Row = Sequence[object]  # the cells of a line of a table
+Compare = Callable[[str, Row, Iterable[Row]], None]  # the name, the head and the rows of a table
 RUN_ID = re.compile(r"/runs/flow-run/([0-9a-f-]{36})")
 
 # A console block: one command, and what it prints.
@@ -66,45 +68,32 @@ def sections(page: Path) -> dict[str, str]:
     return {name: "".join(lines) for name, lines in found.items()}
 
 
-def read_table(name: str) -> tuple[Path, list[str]]:
+def find_table(name: str) -> tuple[Path, str]:
     """Return the page that has the table `<!-- compared: NAME -->`, and the table's lines.
 
     The tables that benchmark.py writes are marked `<!-- benchmark: NAME -->`.
     """
-    marker = rf"(?s)<!-- (?:compared|benchmark): {re.escape(name)} -->\n(.*)"
+    marker = rf"(?m)<!-- (?:compared|benchmark): {re.escape(name)} -->\n((?:\|.*\n)*)"
     texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
-    found = [(page, it[1]) for page, text in texts.items() if (it := re.search(marker, text))]
+    found = [(page, it[1]) for page, text in texts.items() for it in re.finditer(marker, text)]
     assert len(found) == 1, f"{len(found)} pages have the table {name!r}, not one"
-    return found[0][0], found[0][1].split("\n\n")[0].splitlines()
+    return found[0]
 
 
-def table_keys(name: str) -> list[str]:
-    """Return the key of each row: what is in code style in its first cell, or else the cell."""
-    cells = [row.split("|")[1].strip() for row in read_table(name)[1][2:]]
-    return [" ".join(re.findall(r"`([^`]+)`", cell)) or cell for cell in cells]
-
-
-def compare_table(name: str, observed: dict[str, Any], whole: bool, write: bool) -> None:
-    """Compare the cells right of the first with what was observed, by the row's key; or write them.
-
-    With `whole`, the table has no other row than those observed.
-    """
-    page, lines = read_table(name)
-    keys = table_keys(name)
-    assert len(keys) == len(set(keys)), f"{page.name}, {name}: a row stands there twice: {keys}"
-    unknown = set(observed) - set(keys) or (whole and set(keys) - set(observed))
-    assert not unknown, f"{page.name}, {name}: rows {unknown} are missing, or were not observed"
-    text = page.read_text(encoding="utf-8")
-    for key, values in observed.items():
-        line = lines[2 + keys.index(key)]
-        cells = [str(it) for it in (values if isinstance(values, tuple) else (values,))]
-        row = f"|{line.split('|')[1]}| {' | '.join(cells)} |"
-        if write:
-            text = text.replace(line, row)
-        else:
-            assert line == row, f"{page.name}, {name}: {key} is\n{row}\nand the page says\n{line}"
+def compare_table(name: str, head: Row, rows: Iterable[Row], write: bool) -> None:
+    """Compare the whole table NAME of a page with this head and these rows, or write it there."""
+    lines = [head, ["---"] * len(head), *rows]
+    observed = "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+    page, table = find_table(name)
     if write:
+        text = page.read_text(encoding="utf-8")
+        marked = f": {name} -->\n"
+        text = text.replace(marked + table, marked + observed)
         page.write_text(text, encoding="utf-8", newline="\n")
+    else:
+        wrong = "".join(f"- {it}\n" for it in table.splitlines() if f"{it}\n" not in observed)
+        right = "".join(f"+ {it}\n" for it in observed.splitlines() if f"{it}\n" not in table)
+        assert table == observed, f"{page.name}, table {name!r}, is not so:\n{wrong}{right}"
 
 
 def anchor_of(page: Path, line: int) -> str:
