@@ -1,22 +1,24 @@
 """What the checks share: programs with a clean environment, servers, changed copies of lessons."""
 
+import atexit
+import io
 import os
-import pty
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import termios
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pexpect  # type: ignore[import-untyped]
 import psutil
 import requests
 from recorded import wait_until
@@ -95,72 +97,44 @@ def run(
     )
 
 
-@contextmanager
-def terminal(log: Path) -> Iterator[int]:
-    """Yield a terminal, as a file descriptor for stdout and stderr; what it shows is in the log.
-
-    What still has it open 3 s after the block is not waited for.
-    """
-    shown, end = pty.openpty()
-    termios.tcsetwinsize(end, (50, 100))
-
-    def copy() -> None:
-        with log.open("ab", buffering=0) as output, suppress(OSError):  # the end of a terminal
-            while chunk := os.read(shown, 65536):
-                output.write(chunk)
-
-    thread = threading.Thread(target=copy, daemon=True)
-    thread.start()
-    try:
-        yield end
-    finally:
-        os.close(end)
-        thread.join(3)
-        os.close(shown)
-
-
-def read_terminal(log: Path) -> str:
-    """Return what a terminal has shown, without colours."""
-    text = log.read_bytes().decode().replace("\r\n", "\n")
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\].*?(\x07|\x1b\\)", "", text)
-
-
-def run_in_terminal(command: str, cwd: Path = ROOT, **settings: Any) -> str:
-    """Run a shell's command in a terminal, as a person does; return what it shows, uncoloured."""
+def open_terminal(command: str, cwd: Path = ROOT, **settings: Any) -> Any:
+    """Start a shell's command in a terminal, as a person does; return the `pexpect.spawn`."""
     known = environment(TERM="xterm", **settings)
     known.pop("CI", None)  # Prefect asks and prints less there
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder, "log")
-        with terminal(log) as tty:
-            subprocess.run(
-                command,
-                check=False,
-                shell=True,
-                cwd=cwd,
-                env=known,
-                stdin=tty,
-                stdout=tty,
-                stderr=tty,
-                timeout=600,
-            )
-        return read_terminal(log)
+    terminal = pexpect.spawn(
+        "bash",
+        ["-c", command],
+        cwd=cwd,
+        env=known,
+        dimensions=(50, 100),
+        encoding="utf-8",
+        timeout=600,
+    )
+    terminal.logfile_read = io.StringIO()
+    return terminal
+
+
+def read_terminal(terminal: Any) -> str:
+    """Wait until a command in a terminal ends; return what it has printed, without colours."""
+    terminal.expect(pexpect.EOF)
+    text = terminal.logfile_read.getvalue().replace("\r\n", "\n")
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\].*?(\x07|\x1b\\)", "", text)
 
 
 def launch(
     command: Sequence[str | Path],
     log: Path,
     cwd: Path = ROOT,
-    tty: int | None = None,
     **settings: Any,
 ) -> subprocess.Popen[bytes]:
-    """Start a command, in a process group of its own; it writes to the log, or a terminal `tty`."""
+    """Start a command, in a process group of its own, which writes to the log."""
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
             cwd=cwd,
             env=environment(**settings),
             stdin=subprocess.DEVNULL,
-            stdout=tty or output,
+            stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -285,6 +259,16 @@ class Server:
             self.process = None
 
 
+@cache
+def migrated_database() -> Path:
+    """Return an empty database with all tables, whose making takes half of a server's start."""
+    home = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, home)
+    made = run("-m", "prefect", "server", "database", "upgrade", "-y", PREFECT_HOME=home)
+    assert made.returncode == 0, made.stderr
+    return home / "prefect.db"
+
+
 @contextmanager
 def server(**settings: str) -> Iterator[Server]:
     """Run a Prefect server with these settings and a home of its own during the block."""
@@ -292,6 +276,7 @@ def server(**settings: str) -> Iterator[Server]:
         running = Server(Path(home), settings)
         # Its web page asks port 4200 otherwise, whatever the server's own port is.
         running.settings.setdefault("PREFECT_SERVER_UI_API_URL", running.api_url)
+        shutil.copy(migrated_database(), home)
         try:
             running.start()
             yield running

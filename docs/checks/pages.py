@@ -25,7 +25,7 @@ FENCE = re.compile(
 # What differs from run to run in an output, and what stands for it when two are compared.
 CHANGING = (
     (r"(?m)^.*EventsWorker - Still processing items.*\n", ""),
-    (r"\b\d\d:\d\d:\d\d(\.\d{3})?", "TIME"),
+    (r"(?<!\d)\d\d:\d\d:\d\d(\.\d{3})?", "TIME"),
     (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "ID"),
     (r"127\.0\.0\.1:\d+", "SERVER"),
     (r"([Ff]low run ')[a-z]+(-[a-z]+)+'", r"\1NAME'"),

@@ -5,9 +5,7 @@ has never run Prefect. --write changed rewrites those that differ; --write all a
 differ in names, ids and times.
 """
 
-import os
 import re
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -22,12 +20,9 @@ from machinery import (
     SCRIPTS,
     Server,
     free_port,
+    open_terminal,
     read_terminal,
-    run_in_terminal,
-    script,
     server,
-    serving,
-    terminal,
 )
 from pages import (
     CHANGING,
@@ -101,7 +96,7 @@ def run_command(command: str, site: str | None, **settings: Any) -> str:
     if site:
         settings["PREFECT_API_URL"] = f"{site}/api"
     command = command.replace(LOCAL, site or LOCAL)
-    printed = run_in_terminal(command, PREFECT_CLI_PROMPT="false", **settings)
+    printed = read_terminal(open_terminal(command, PREFECT_CLI_PROMPT="false", **settings))
     return printed.replace(site or LOCAL, LOCAL)
 
 
@@ -114,25 +109,21 @@ def runs_of(it: Transcript, output: str) -> list[FlowRun]:
 def run_served(on: Server) -> dict[Transcript, str]:
     """Return what lessons 09 to 12 print: 09 serves while the others run, then gets Ctrl-C."""
     outputs = {}
-    nine, log = script("09"), on.home / "09.log"
-    serves = [it for it in SERVED if it.command == f"python {nine.name}" and it.has_server]
-    with (
-        terminal(log) as tty,
-        serving(on.api_url, nine, log, tty=tty, TERM="xterm", **SEEN) as process,
-    ):
+    (serves,) = (it for it in SERVED if "python 09" in it.command and it.has_server)
+    nine = open_terminal(serves.command, PREFECT_API_URL=on.api_url, **SEEN)
+    nine.expect("You can also run")  # it serves
 
-        def idle() -> bool:  # only the tracker of multiprocessing is left
-            return len(psutil.Process(process.pid).children()) < 2
+    def idle() -> bool:  # only the tracker of multiprocessing is left
+        return len(psutil.Process(nine.pid).children()) < 2
 
-        for it in SERVED:
-            if it not in serves:
-                site = on.site if it.has_server else f"http://127.0.0.1:{free_port()}"
-                outputs[it] = run_command(it.command, site, **SEEN)
-                runs_of(it, outputs[it])  # wait until they have ended: with a run in progress,
-                wait_until("their processes end", idle, 120)  # Ctrl-C prints more
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(120) == 0, log.read_text(encoding="utf-8")
-    return outputs | dict.fromkeys(serves, read_terminal(log).replace(on.site, LOCAL))
+    for it in SERVED:
+        if it != serves:
+            site = on.site if it.has_server else f"http://127.0.0.1:{free_port()}"
+            outputs[it] = run_command(it.command, site, **SEEN)
+            runs_of(it, outputs[it])  # wait until they have ended: with a run in progress,
+            wait_until("their processes end", idle, 120)  # Ctrl-C prints more
+    nine.sendintr()
+    return outputs | {serves: read_terminal(nine).replace(on.site, LOCAL)}
 
 
 @pytest.fixture(scope="module")
