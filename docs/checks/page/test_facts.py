@@ -17,7 +17,7 @@ from pathlib import Path
 
 import prefect.settings
 import pytest
-from machinery import ROOT, SCRIPTS, run
+from machinery import ROOT, SCRIPTS
 from pages import LEARNINGS, PAGES, links, normalised, sections
 
 COUNTS = "two three four five six seven eight nine ten eleven twelve"
@@ -36,25 +36,25 @@ FACT = re.compile(
 )
 # Names of packages. That a test exists which a page names, test_things_to_try.py checks.
 FREE = {f"`{name}`" for name in [*sys.stdlib_module_names, *packages_distributions()]}
-BLOCK = r"^ *```.*?^ *```$"
+# A block that a check runs or compares, and any block.
+RUN, BLOCK = (rf"^ *```(?:{it}).*?^ *```$" for it in ("python|console|diff|mermaid|bash", ""))
 # Sums of seconds, and the seconds in the map of the lessons: test_transcripts.py compares those.
 SECONDS = r"(?:\d+ s(?:\s\+\s\d+ s)+\s=\s)?\*\*\d+ s\*\*|\| \d+ \|$"
-HELD = rf"(?ms){BLOCK}|{SECONDS}|^<!-- (?:compared|benchmark): .*?(?=^$|\Z)"
+HELD = rf"(?ms){RUN}|{SECONDS}|^<!-- (?:compared|benchmark): .*?(?=^$|\Z)"
 # What a change that is to be tried prints, and which tests fail: only these words are compared.
 EFFECT, QUOTE = r"(?ms)^- Effect: .*?(?=^</details>)", r"`[^`]+`"
 
 
 @cache
 def held(page: Path, anchor: str) -> str:
-    """Return what stands in the heading and the compared places of the section, or in the file."""
+    """Return what stands in the compared places of the section, or in the file."""
     if not page.is_file():
         return ""
     if page.suffix != ".md":
         return f"{page.name}\n{page.read_text(encoding='utf-8', errors='replace')}"
     section = sections(page).get(anchor, "")
-    heading = section.partition("\n")[0]
     effects = re.findall(QUOTE, "".join(re.findall(EFFECT, section)))
-    return normalised("\n".join([heading, *re.findall(HELD, section), *effects]))
+    return normalised("\n".join([*re.findall(HELD, section), *effects]))
 
 
 def linked(page: Path, text: str) -> str:
@@ -88,14 +88,14 @@ def stands(fact: re.Match[str], places: str) -> bool:
 
 def paragraphs(section: str) -> list[str]:
     """Return what is not compared: the paragraphs, list items and table rows of the section."""
-    kept = re.sub(HELD, "", section)
+    kept = re.sub(rf"{HELD}|{BLOCK}", "", section)
     kept = re.sub(EFFECT, lambda effect: re.sub(QUOTE, "", effect[0]), kept)
-    return re.split(r"\n(?=\n|- |\d\. |\|)", re.sub(r"(?m)^#+ .*$", "", kept))
+    return re.split(r"\n(?=\n|- |\d\. |\|)", kept)
 
 
 def prose(paragraph: str) -> str:
     """Return the paragraph in one line, without its number, the targets of links, and comments."""
-    return " ".join(re.sub(r"^\s*(\d\.|-) |\]\([^)]*\)|<[^>]*>", " ", paragraph).split())
+    return " ".join(re.sub(r"^\s*(\d\.|-|#+) |\]\([^)]*\)|<[^>]*>", " ", paragraph).split())
 
 
 # Not the starter's page, which stands beside its program and has checks of its own.
@@ -151,14 +151,3 @@ def test_the_diagrams_have_the_names_of_the_lessons() -> None:
     diagrams = "".join(re.findall(r"(?ms)^```mermaid$.*?^```$", LEARNINGS))
     unknown = set(re.findall(r"\b[a-z]+_[a-z_]+", diagrams)) - set(re.findall(r"\w+", known))
     assert not unknown, f"a diagram of LEARNINGS.md has {sorted(unknown)}, and no lesson does"
-
-
-def test_prefect_has_the_commands_and_their_options() -> None:
-    pages = LEARNINGS + (ROOT / "README.md").read_text(encoding="utf-8")
-    common = run("-m", "prefect", "--help").stdout
-    for command in sorted({*re.findall(r"(?m)^prefect (.+?)(?: +#.*)?$", pages)}):
-        told = run("-m", "prefect", *command.split(), "--help")
-        assert told.returncode == 0, f"there is no prefect {command}: {told.stderr}"
-        options = set(re.findall(r"--[\w-]+", told.stdout + common))
-        unknown = set(re.findall(r"--[\w-]+", command)) - options
-        assert not unknown, f"prefect {command}: there are no options {sorted(unknown)}"

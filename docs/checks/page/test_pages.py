@@ -135,23 +135,9 @@ def test_every_block_of_code_is_closed_and_has_a_language(page: Path) -> None:
     assert text.count("<details>") == text.count("</details>"), f"{page.name}: details left open"
 
 
-def test_readme_opens_with_two_commands_that_do_all_the_set_up() -> None:
-    install = "python3 -m venv .venv && .venv/bin/pip install -r"
-    first, second = re.findall(r"(?ms)^```bash\n(.*?)^```$", README)[:2]
-    python = ".venv/bin/python"
-    assert first == f"{install} requirements.txt && {python} 01_basic_example_with_flows.py\n"
-    assert second == f"{install} requirements-dev.txt && {python} -m pytest\n"
-    assert len(README.splitlines()) <= 110, "README.md is longer than a screen and a half"
-
-
 def test_the_command_that_renews_the_lock_is_the_one_that_made_it() -> None:
     texts = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     told = re.search(r'--custom-compile-command[= ]"(.+?)"', texts)
     assert told, "no page has the command that renews the lock"
     lock = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     assert told[1] in lock, "constraints.txt was made by another command"
-
-
-def test_readme_uses_one_other_port_in_each_line_about_it() -> None:
-    ports = set(re.findall(r"(?:127\.0\.0\.1:|--port )(\d+)", README)) - {"4200"}
-    assert len(ports) == 1, f"README.md names {sorted(ports)} in the place of port 4200"
