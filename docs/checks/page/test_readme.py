@@ -88,9 +88,7 @@ def test_a_server_is_started_on_another_port(home: Path) -> None:
     port = str(free_port())
     start = block("--port", ("4300", port))
     try:
-        printed = run_shell(
-            tmp_path, start, "prefect server status --wait", f"python {script('01')}"
-        )
+        printed = run_shell(home, start, "prefect server status --wait", f"python {script('01')}")
         asked = requests.get(f"http://127.0.0.1:{port}/ui-settings", timeout=60).json()["api_url"]
     finally:
         run_shell(home, "prefect server stop", PREFECT_SERVER_API_PORT=port)
