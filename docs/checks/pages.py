@@ -167,6 +167,9 @@ def check_pictures(name: str, run: FlowRun) -> None:
             labels[-1] = labels[-1].replace("fails", "succeeds")  # the last attempt
             found = [bar for bar, _, _ in drawn]
             assert found == labels, f"{heading}: the run had {labels}, the page draws {found}"
+    for chart in re.findall(r"(?s)flowchart LR\n(.*?)```", SECTIONS[name]):
+        edges = set(re.findall(r"(\w+) --> (\w+)", chart))
+        assert edges == run.edges(), f"in the run graph, the arrows are {run.edges()}"
     if name[:2] == "08":
         chart = LEARNINGS.partition("flowchart LR\n")[2].partition("```")[0]
         nodes = re.findall(r'(\w+)\["(.+?)"\]', chart)

@@ -24,13 +24,15 @@ COUNTS = "two three four five six seven eight nine ten eleven twelve"
 ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth"
 WORDS = {word: number for number, word in enumerate(COUNTS.split(), 2)}
 WORDS |= {word: number for number, word in enumerate(ORDINALS.split(), 3)}
+# A number in words is a fact before one of these, but not in "the two calls".
+MEASURES = "second minute hour day time attempt retr delay failure request process worker machine"
 STATES = "Scheduled Late Pending Submitting Running Retrying AwaitingRetry Cached Completed Failed"
 STATES += " TimedOut Crashed Cancelling Cancelled NotReady DEBUG INFO WARNING ERROR CRITICAL"
 # A fact: a span in code style, a number, a number in words, a state or the level of a log record.
 FACT = re.compile(
     r"`+(?P<code>[^`]+)`+"
     r"|(?<![\w.-])(?P<number>\d+(?:[.,]\d+)*)(?![\w-])"
-    rf"|\b(?P<word>{'|'.join(WORDS)})\b"
+    rf"|\b(?P<word>{'|'.join(WORDS)})\b(?= (?:{'|'.join(MEASURES.split())}))"
     # The first word of a sentence is not a state: "Running several tasks is simple".
     rf"|(?<!^)(?<![.!?:] )\b(?P<state>{'|'.join(STATES.split())})\b"
 )

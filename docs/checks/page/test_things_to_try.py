@@ -62,9 +62,8 @@ def attempts() -> Iterator[Attempt]:
     """Yield every change of a script that the page proposes."""
     for name, title, part in parts():
         if diffs := re.findall(r"(?s)```diff\n(.*?)```", part):
-            told = re.search(r"(?s)\n- Effect: (.*?)\n- Test: (.*?)(?:\n- Undo: |$)", part)
-            assert told, f"{name}: {title!r} has no effect, or no test"
-            yield Attempt(name, title, tuple(diffs), *told.groups())
+            effect, _, tests = part.partition("\n- Effect: ")[2].partition("\n- Test: ")
+            yield Attempt(name, title, tuple(diffs), effect, tests)
 
 
 ATTEMPTS = list(attempts())
