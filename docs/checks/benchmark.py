@@ -1,4 +1,4 @@
-"""Measure the times and losses in docs/growing/costs.md, and write them there.
+"""Measure the times and losses in docs/growing/costs.md; write them there, and to costs.json.
 
 Run:    python docs/checks/benchmark.py                         (all tables, about ten minutes)
         python docs/checks/benchmark.py --only trigger loss     (some of the tables)
@@ -7,6 +7,7 @@ It starts the servers that it needs, on free ports, and stops them again.
 
 import argparse
 import importlib
+import json
 import logging
 import os
 import platform
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from timeit import timeit
 
@@ -33,9 +35,20 @@ from pages import compare_table  # noqa: E402
 
 lesson_12 = importlib.import_module(script("12").stem)
 
+COSTS = ROOT / "docs" / "growing" / "costs.json"  # what was measured: costs.md is compared with it
 TRIGGERS, THREADS = 200, 8
+HEADS = {
+    "machine": ["", "measured on"],
+    "start": ["`python 01_basic_example_with_flows.py` with", "takes", "ratio"],
+    "trigger": ["one trigger by", "takes", "ratio to lesson 12"],
+    "loss": [
+        "database, and client",
+        f"lost of {TRIGGERS}, from {THREADS} threads",
+        "one trigger took",
+    ],
+}
 
-Rows = dict[str, tuple[str, ...]]  # of a table: the cells right of the first, by the row's key
+Rows = list[list[str]]  # of a table
 
 
 def spread(values: Sequence[float], unit: str = " s", digits: int = 1) -> str:
@@ -47,13 +60,12 @@ def spread(values: Sequence[float], unit: str = " s", digits: int = 1) -> str:
 def measure(ways: dict[str, Callable[[], object]], times: int, digits: int) -> Rows:
     """Measure the seconds of each way, in turn, and their ratio to those of the first way."""
     turns = [[timeit(way, number=1) for way in ways.values()] for _ in range(times)]
-    columns = dict(zip(ways, zip(*turns, strict=True), strict=True))
-    medians = {it: statistics.median(seconds) for it, seconds in columns.items()}
-    first, *_ = medians.values()
-    return {
-        it: (spread(seconds, digits=digits), f"{medians[it] / first:.2f}")
-        for it, seconds in columns.items()
-    }
+    columns = [*zip(*turns, strict=True)]
+    ratios = [statistics.median(it) / statistics.median(columns[0]) for it in columns]
+    return [
+        [label, spread(seconds, digits=digits), f"{ratio:.2f}"]
+        for label, seconds, ratio in zip(ways, columns, ratios, strict=True)
+    ]
 
 
 def machine(*unused: object) -> Rows:
@@ -61,7 +73,7 @@ def machine(*unused: object) -> Rows:
     cores = f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
     system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
     packages = [f"{name} {version(name)}" for name in ("prefect", "fastapi", "requests")]
-    return {"machine": (cores,), "system": (system,), "packages": (", ".join(packages),)}
+    return [["machine", cores], ["system", system], ["packages", ", ".join(packages)]]
 
 
 def start(clone: Clone, _: Server) -> Rows:
@@ -79,26 +91,29 @@ def trigger(clone: Clone, at: Server) -> Rows:
     (clone.folder / "run_it.py").write_text(code, encoding="utf-8")
     ours, prefects = f"python {script('12').name} {NAME}", f"prefect deployment run {NAME}"
     ways: dict[str, Callable[[], object]] = {
-        ours: lambda: clone.run(ours),
-        prefects: lambda: clone.run(prefects),
-        "run_deployment(...)": lambda: clone.run("python run_it.py"),
-        "trigger(...)": lambda: lesson_12.trigger(NAME, api_url=at.api_url),
+        f"`{ours}`": lambda: clone.run(ours),
+        f"`{prefects}`": lambda: clone.run(prefects),
+        "a program with `run_deployment(...)`": lambda: clone.run("python run_it.py"),
+        "`trigger(...)` of lesson 12, in a running program": lambda: lesson_12.trigger(
+            NAME, api_url=at.api_url
+        ),
     }
     return measure(ways, 9, digits=3)
 
 
 def loss(*unused: object) -> Rows:
     """Count what gets lost of many triggers from several threads, on both databases."""
-    rows: Rows = {}
-    for database in ("SQLite", "PostgreSQL"):
-        if database == "PostgreSQL" and not shutil.which("pg_virtualenv"):
-            sys.exit("error: there is no PostgreSQL. On Debian: apt install postgresql")
-        for client in ("requests.post", "lesson 12"):
-            lost, seconds = [], list[float]()
-            for _ in range(3):
-                with served_on(database) as at:
-                    lost.append(count_lost(at, client, seconds))
-            rows[f"{database} {client}"] = (spread(lost, "", 0), spread(seconds, digits=2))
+    if not shutil.which("pg_virtualenv"):
+        sys.exit("error: there is no PostgreSQL. On Debian: apt install postgresql")
+    rows: Rows = []
+    for database, client in product(
+        ["SQLite", "PostgreSQL"], ["plain `requests.post`", "lesson 12"]
+    ):
+        lost, seconds = list[float](), list[float]()
+        for _ in range(3):
+            with served_on(database) as at:
+                lost.append(count_lost(at, client, seconds))
+        rows.append([f"{database}, {client}", spread(lost, "", 0), spread(seconds, digits=2)])
     return rows
 
 
@@ -134,23 +149,24 @@ def served_on(database: str) -> Iterator[Server]:
         yield running
 
 
-TABLES: dict[str, Callable[[Clone, Server], Rows]]
-TABLES = {it.__name__: it for it in (machine, start, trigger, loss)}
-
-
 def main() -> None:
     """Measure the tables that are asked for, print their rows, and write them to the page."""
     parser = argparse.ArgumentParser(description="Measure the tables of docs/growing/costs.md.")
-    parser.add_argument("--only", nargs="+", choices=TABLES, default=[*TABLES], metavar="TABLE")
-    tables = parser.parse_args().only
+    parser.add_argument("--only", nargs="+", choices=HEADS, default=[*HEADS], metavar="TABLE")
+    names = parser.parse_args().only
+    measures: dict[str, Callable[[Clone, Server], Rows]]
+    measures = {"machine": machine, "start": start, "trigger": trigger, "loss": loss}
     logging.disable(logging.WARNING)  # lesson 12 warns of each retry
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, server() as running:
         clone = make_clone(Path(folder), 1, PREFECT_API_URL=running.api_url)
-        for name in tables:
-            rows = TABLES[name](clone, running)
-            for key, cells in rows.items():
-                print(f"{name}: {key}: {', '.join(cells)}", flush=True)
-            compare_table(name, rows, whole=True, write=True)
+        for name in names:
+            rows = measures[name](clone, running)
+            for row in rows:
+                print(f"{name}: {', '.join(row)}", flush=True)
+            costs = json.loads(COSTS.read_text(encoding="utf-8"))
+            costs[name] = [HEADS[name], *rows]
+            COSTS.write_text(json.dumps(costs, indent=1) + "\n", encoding="utf-8", newline="\n")
+            compare_table(name, HEADS[name], rows, write=True)
 
 
 if __name__ == "__main__":

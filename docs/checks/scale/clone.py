@@ -14,11 +14,12 @@ from uuid import UUID
 import psutil
 import pytest
 from machinery import ROOT, SCRIPTS, background, free_port, run
+from pages import RUN_ID
 from recorded import FlowRun, read_ended, wait_until
 
 GROWING = ROOT / "docs" / "growing"
-README = GROWING / "README.md"
-BLOCKS: list[str] = re.findall(r"(?ms)^```bash\n(.*?)^```", README.read_text(encoding="utf-8"))
+TEXTS = {page.name: page.read_text(encoding="utf-8") for page in sorted(GROWING.glob("*.md"))}
+BLOCKS: list[str] = re.findall(r"(?ms)^```bash\n(.*?)^```", "".join(TEXTS.values()))
 SHELL = ("bash", "-euo", "pipefail", "-c")
 
 needs_postgres = pytest.mark.skipif(
@@ -27,9 +28,9 @@ needs_postgres = pytest.mark.skipif(
 
 
 def block(text: str, *changes: tuple[str, str]) -> str:
-    """Return README.md's shell block that has this text, with each (old, new) text replaced."""
+    """Return the pages' shell block that has this text, with each (old, new) text replaced."""
     found = [each for each in BLOCKS if text in each]
-    assert len(found) == 1, f"{len(found)} shell blocks of docs/growing/README.md have {text!r}"
+    assert len(found) == 1, f"{len(found)} shell blocks of docs/growing have {text!r}"
     commands = found[0]
     for old, new in changes:
         assert old in commands, f"no {old!r} in the shell block\n{commands}"
@@ -39,7 +40,7 @@ def block(text: str, *changes: tuple[str, str]) -> str:
 
 def recorded(output: str) -> FlowRun:
     """Return the record of the flow run that is named in the output, logs of workers included."""
-    flow_run_id = UUID(re.findall(r"/runs/flow-run/([0-9a-f-]{36})", output)[0])
+    flow_run_id = UUID(RUN_ID.findall(output)[0])
 
     def read() -> FlowRun | None:
         found = read_ended(flow_run_id, 180)

@@ -6,24 +6,27 @@ pytest docs/checks/scale/test_ml.py --write changed writes the tables of machine
 
 import importlib
 import math
-import re
 import shutil
-import signal
 import sys
-import time
-from collections.abc import Callable
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import numpy as np
 import pytest
-from clone import GROWING
-from machinery import changed_copy, run, script, serving
-from pages import table_keys
+from clone import GROWING, Clone, block, make_clone
+from machinery import changed_copy, run
+from pages import RUN_ID, Compare
 from prefect import Task, flow, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
-from prefect.settings import PREFECT_API_URL, PREFECT_TASKS_REFRESH_CACHE, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_LOCAL_STORAGE_PATH,
+    PREFECT_TASKS_REFRESH_CACHE,
+    temporary_settings,
+)
 from prefect.variables import Variable
 from recorded import FlowRun, read_flow_run, record_flow
 from sklearn.linear_model import LogisticRegression
@@ -40,13 +43,11 @@ pytestmark = [
     pytest.mark.timeout(300),  # most of it is imports and starts, on a busy machine
 ]
 
-Compare = Callable[..., None]
-PAGE = (GROWING / "machine_learning.md").read_text("utf-8")
 HEADER, *ROWS = read_users.FILE.read_text(encoding="utf-8").splitlines()
 USERS, _ = read_users.check_rows.fn("\n".join([HEADER, *ROWS]))
 SPLITS = training.split_users.fn(USERS)
 TRAINING, VALIDATION, TEST = SPLITS
-CACHED = {"check_rows", "split_users", "fit", "evaluate"}  # the tasks with a cache policy
+BASELINE = {"bias": 0.0, "balance_weight": 0.0, "login_weight": 0.0}
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +61,14 @@ def start_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(value, "retry_delay_seconds", 0)
 
 
-def write(folder: Path, *rows: str) -> str:
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    """Return a clone with short seconds, on the harness's server."""
+    return make_clone(tmp_path, 0.1, PREFECT_API_URL=str(PREFECT_API_URL.value()))
+
+
+def write(folder: Path, rows: list[str]) -> str:
+    """Write a file of users into the folder; return its path."""
     (folder / "users.csv").write_text("\n".join([HEADER, *rows]), encoding="utf-8")
     return str(folder / "users.csv")
 
@@ -70,13 +78,13 @@ def train(file: str = str(read_users.FILE)) -> FlowRun:
     return record_flow(training.train_churn, file)
 
 
+def printed_run(output: str) -> FlowRun:
+    """Return what was recorded of the first flow run whose address was printed."""
+    return read_flow_run(UUID(RUN_ID.findall(output)[0]))
+
+
 def message(of: FlowRun) -> str:
     return str((of.record.state and of.record.state.message) or "")
-
-
-def ends(of: FlowRun) -> dict[str, str]:
-    """Return the state that the first run of each task with a cache policy ended in."""
-    return {it.name: it.state_names()[-1] for it in of.task_runs[::-1] if it.name in CACHED}
 
 
 def artifact(of: FlowRun) -> str:
@@ -86,20 +94,18 @@ def artifact(of: FlowRun) -> str:
     return str(found.data)
 
 
-def test_training_publishes_a_model_and_its_evaluation(compare: Compare) -> None:
-    trained = train()
-    published: Any = Variable.get(VARIABLE)
-    assert published["flow_run_id"] == str(trained.record.id), "the model's flow run is not known"
-    evaluation, _, calibration = re.findall(r"(?m)(?:^\|.*\n?)+", artifact(trained))
-    rows = [row.strip("| ").split(" | ") for row in evaluation.splitlines()[2:]]
-    compare("evaluation", {model: tuple(scores) for model, *scores in rows})
-    assert rows[0][1:] == [f"{published['log_loss']:.4f}", f"{published['roc_auc']:.3f}"]
-    assert len(calibration.splitlines()) == 2 + 10, "the calibration has no ten groups"
+def test_the_generator_makes_the_file_byte_for_byte(tmp_path: Path) -> None:
+    made = run(shutil.copy(GROWING / "make_users.py", tmp_path))
+    assert made.returncode == 0, made.stderr
+    same = (tmp_path / "users.csv").read_bytes() == read_users.FILE.read_bytes()
+    assert same, "make_users.py makes another file than users.csv"
 
 
 def test_a_user_stays_in_the_same_split(compare: Compare) -> None:
-    sizes = {it: len(split) for it, split in zip(table_keys("splits"), SPLITS, strict=True)}
-    compare("splits", {it: (size, f"{size / len(USERS):.0%}") for it, size in sizes.items()})
+    names = ["training", "validation", "test"]
+    sizes = [(len(split), f"{len(split) / len(USERS):.0%}") for split in SPLITS]
+    rows = [(name, *size) for name, size in zip(names, sizes, strict=True)]
+    compare("splits", ["split", "users", "share"], rows)
     for user_id in [*USERS][::77]:
         alone = training.split_users.fn({user_id: USERS[user_id]})
         for part, everybody in zip(alone, SPLITS, strict=True):
@@ -107,205 +113,14 @@ def test_a_user_stays_in_the_same_split(compare: Compare) -> None:
 
 
 def test_the_candidates(compare: Compare) -> None:
-    seen = {}
+    rows = []
     for c in training.C_VALUES:
         weights = training.fit.fn(c, TRAINING)
         loss = training.evaluate.fn(weights, VALIDATION)["log_loss"]
-        rounded = score_users.round_all(weights)
-        seen[str(c)] = (rounded["balance_weight"], rounded["login_weight"], f"{loss:.4f}")
-    compare("candidates", seen)
-
-
-def test_what_is_computed_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compare: Compare
-) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    (other := tmp_path / "other").mkdir()
-    file = write(tmp_path, *ROWS[:-1])
-    assert set(ends(train(file)).values()) == {"Completed"}
-    again = train(write(other, *ROWS[:-1]))
-    assert {it.state_names()[-1] for it in again.task_runs if it.name in CACHED} == {"Cached"}
-    observed = [ends(again), ends(train(write(other, *ROWS[:-40])))]
-    for stem, lines in {
-        "changed_fit": ("C=c)", "C=2 * c)"),
-        "changed_evaluate": ("n_bins=10", "n_bins=5"),
-        "changed_import": ("import StandardScaler", "import MinMaxScaler as StandardScaler"),
-    }.items():
-        copy = changed_copy(GROWING / "train_churn.py", tmp_path, lines)
-        copy.rename(tmp_path / f"{stem}.py")
-        changed = importlib.import_module(stem)
-        observed.append(ends(record_flow(changed.train_churn, file)))
-        assert observed[-1]["check_rows"] == "Cached", "another task changed, and this one ran"
-    with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
-        observed.append(ends(train(file)))
-    of_fit = [it["fit"] for it in observed]
-    compare("caching", dict(zip(table_keys("caching"), of_fit, strict=True)))
-
-
-@pytest.mark.parametrize("runner", re.findall(r"--runner (\w+)", PAGE))
-def test_any_task_runner_will_do(
-    runner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = write(tmp_path, *ROWS[: -30 * len(runner)])
-    monkeypatch.setattr(sys, "argv", ["train_churn.py", file, "--runner", runner])
-    training.main()
-    assert read_published(), f"nothing was published with {runner}"
-
-
-# --- what goes wrong -------------------------------------------------------------------------
-
-
-def train_worse(_: Path) -> FlowRun:
-    seen = training.fit.fn(10.0, TEST)  # fitted to the test users: no other model beats it
-    Variable.set(VARIABLE, {"weights": seen})
-    trained = train()
-    assert read_published() == seen, "a worse model was published"
-    assert message(trained) in artifact(trained)
-    return trained
-
-
-def train_with_a_damaged_variable(_: Path) -> FlowRun:
-    Variable.set(VARIABLE, {"weights": "?"})
-    trained = train()
-    assert any("does not contain a usable model" in log.message for log in trained.logs)
-    assert read_published(), "the damaged model is still there"
-    return trained
-
-
-def score_with_a_damaged_variable(_: Path) -> FlowRun:
-    Variable.set(VARIABLE, {})
-    return record_flow(score_users.score_users, [101])
-
-
-def die_before_publishing(folder: Path) -> FlowRun:
-    file = write(folder, *ROWS[:-70])
-    code = (
-        "import os, signal, sys; sys.path.append('docs/growing'); import train_churn;"
-        "train_churn.LOCK = 'crash';"  # a limit that the other tests do not use
-        "train_churn.Variable.set = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL);"
-        f"train_churn.train_churn({file!r})"
-    )
-    api_url = str(PREFECT_API_URL.value())
-    killed = run("-c", code, seconds=240, PREFECT_API_URL=api_url)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert Variable.get(VARIABLE) is None
-    free = re.findall(r"(?m)^prefect (gcl .*)$", PAGE)[0].split()
-    assert free[2] == training.LOCK, "machine_learning.md frees another limit"
-    freed = run("-m", "prefect", *free[:2], "crash", *free[3:], PREFECT_API_URL=api_url)
-    assert freed.returncode == 0, freed.stderr
-    with get_client(sync_client=True) as client:
-        assert not client.read_global_concurrency_limit_by_name("crash").active_slots
-    again = ends(train(file))
-    assert again == dict.fromkeys(CACHED, "Cached"), f"results are lost: {killed.stderr}"
-    assert Variable.get(VARIABLE), "the next training does not publish"
-    return read_flow_run(UUID(re.findall(r"flow-run/([0-9a-f-]{36})", killed.stderr)[0]))
-
-
-CAUSES: dict[str, Callable[[Path], FlowRun]] = {
-    "the file has other columns": lambda folder: train(str(GROWING / "costs.md")),
-    "too many rows are damaged": lambda folder: train(
-        write(folder, *["?" if number % 40 == 1 else row for number, row in enumerate(ROWS)])
-    ),
-    "too few users left or stayed": lambda folder: train(
-        write(folder, *[row[:-1] + "0" for row in ROWS])
-    ),
-    "the challenger isn't better": train_worse,
-    "the Variable is damaged, and you train": train_with_a_damaged_variable,
-    "the Variable is damaged, and you score": score_with_a_damaged_variable,
-    "the machine dies before the model is written": die_before_publishing,
-}
-
-
-@pytest.mark.parametrize("what", table_keys("what goes wrong"))
-def test_what_goes_wrong(what: str, tmp_path: Path, compare: Compare) -> None:
-    ended = CAUSES[what](tmp_path)
-    said = [f"`{line}`" for line in message(ended).splitlines()[:1]]
-    compare("what goes wrong", {what: (ended.state, *(said or [""]))}, whole=False)
-
-
-@pytest.mark.parametrize("program", [training, score_users])
-def test_a_program_that_fails_exits_with_one_error(
-    program: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Variable.set(VARIABLE, "text")
-    word, error = str(GROWING / "costs.md"), r"0 rows are good.*\nline 1: the columns"
-    if program == score_users:
-        word, error = "101", r"The variable \w+ does not contain .*\Z"
-    monkeypatch.setattr(sys, "argv", ["program", word])
-    with pytest.raises(SystemExit, match=f"error: {error}"):
-        program.main()
-
-
-def test_a_damaged_model_is_not_used() -> None:
-    too_few, text = {"bias": 2.0}, LESSON_WEIGHTS | {"bias": "2"}
-    for published in (None, {"weights": too_few}, {"weights": text}):
-        Variable.set(VARIABLE, published, overwrite=True)
-        with pytest.raises(ValueError, match="does not contain a usable model"):
-            read_published()
-
-
-def test_of_two_trainings_at_the_same_time_the_better_model_is_published(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    better, worse = training.fit.fn(1.0, TRAINING), training.fit.fn(0.001, TRAINING)
-    baseline = {"bias": 0.0, "balance_weight": 0.0, "login_weight": 0.0}
-
-    def read_slowly() -> Weights | None:
-        published = read_published()
-        time.sleep(2)  # meanwhile the other training starts, and reads as well if it can
-        return published
-
-    @flow
-    def two_trainings() -> None:
-        first = training.publish.submit(better, baseline, TEST)
-        time.sleep(1)
-        second = training.publish.submit(worse, baseline, TEST)
-        first.result(), second.result()
-
-    monkeypatch.setattr(training, "read_published", read_slowly)
-    two_trainings()
-    assert read_published() == better, "the last model that was written won, not the better one"
-
-
-# --- predict ---------------------------------------------------------------------------------
-
-
-def test_without_a_model_scoring_uses_the_constants_of_lesson_08() -> None:
-    scored = record_flow(score_users.score_users, [101, 102])
-    assert any("No model is published" in log.message for log in scored.logs)
-    for user_id, churn in scored.result.items():
-        of_lesson_08 = score_users.lesson.pipeline_flow(user_id)["churn"]
-        assert round(churn, 3) == of_lesson_08, "not the probability of lesson 08"
-
-
-def test_scoring_uses_the_published_weights_and_reports_the_unknown_user() -> None:
-    Variable.set(VARIABLE, {"weights": dict.fromkeys(LESSON_WEIGHTS, 0.0) | {"bias": 1.0}})
-    scored = record_flow(score_users.score_users, [101, 999, 102])
-    assert scored.state == "Failed", "a task failed, and the flow run is not Failed"
-    assert message(scored) == "1 of 3 failed\nuser 999: LookupError: no user 999"
-    outcomes = artifact(scored)
-    assert outcomes.count(str(1 / (1 + math.exp(-1)))[:10]) == 2, "the outcome of a user is lost"
-    assert "no user 999" in outcomes, "the outcome of the unknown user is lost"
-
-
-def test_both_are_served_and_lesson_12_triggers_scoring(tmp_path: Path) -> None:
-    api_url, name = str(PREFECT_API_URL.value()), "score-users/on-demand"
-    with serving(api_url, GROWING / "serve_churn.py", tmp_path / "log", name=name):
-        trigger = (script("12"), name, "-p", "user_ids=[101]", "--wait")
-        triggered = run(*trigger, seconds=240, PREFECT_API_URL=api_url)
-        assert triggered.returncode == 0, triggered.stderr
-        with get_client(sync_client=True) as client:
-            assert client.read_deployment_by_name("train-churn/monthly").schedules
-
-
-# --- the users -------------------------------------------------------------------------------
-
-
-def test_the_generator_makes_the_file_byte_for_byte(tmp_path: Path) -> None:
-    made = run(shutil.copy(GROWING / "make_users.py", tmp_path))
-    assert made.returncode == 0, made.stderr
-    same = (tmp_path / "users.csv").read_bytes() == read_users.FILE.read_bytes()
-    assert same, "make_users.py makes another file than users.csv"
+        _, balance, logins = score_users.round_all(weights).values()
+        rows.append((c, balance, logins, f"{loss:.4f}"))
+    head = ["`C`", "`balance_weight`", "`login_weight`", "log loss on the validation split"]
+    compare("candidates", head, rows)
 
 
 def test_the_estimates_agree_with_the_constants(compare: Compare) -> None:
@@ -315,12 +130,173 @@ def test_the_estimates_agree_with_the_constants(compare: Compare) -> None:
     x = np.column_stack([np.ones(len(data)), data[:, :2]])
     information = (x.T * (churn * (1 - churn))) @ x  # Fisher's: its inverse is the covariance
     errors = np.sqrt(np.diag(np.linalg.inv(information)))
-    seen = {}
-    digits = [3, 6, 4]
-    found = zip(LESSON_WEIGHTS, [*model.intercept_, *model.coef_[0]], errors, digits, strict=True)
-    for name, weight, error, places in found:
-        off = abs(weight - LESSON_WEIGHTS[name]) / error
+    estimates = [*model.intercept_, *model.coef_[0]]
+    rows = []
+    for (name, true), estimate, error, digits in zip(
+        LESSON_WEIGHTS.items(), estimates, errors, [3, 6, 4], strict=True
+    ):
+        off = abs(estimate - true) / error
         assert off < 2, f"{name} is not the lesson's"
-        estimate = (f"{weight:.{places}f}", f"{error:.{places}f}", f"{off:.1f}")
-        seen[name] = (LESSON_WEIGHTS[name], *estimate)
-    compare("estimates", seen)
+        numbers = (f"{estimate:.{digits}f}", f"{error:.{digits}f}", f"{off:.1f}")
+        rows.append((f"`{name}`", true, *numbers))
+    difference = "difference, in standard errors"
+    compare("estimates", ["weight", "lesson 08", "estimate", "standard error", difference], rows)
+
+
+def test_any_task_runner_trains_and_publishes(clone: Clone, compare: Compare) -> None:
+    clone.exported["PREFECT_TASKS_REFRESH_CACHE"] = "true"
+    _, records = clone.run(block("--runner"))
+    trained, published = printed_run(records), Variable.get(VARIABLE)
+    assert isinstance(published, dict), "nothing is published"
+    assert published["flow_run_id"] == str(trained.record.id), "the model's flow run is not known"
+    evaluation, _, calibration = artifact(trained).split("\n\n")[1:4]
+    head, _, *rows = [row.strip("| ").split(" | ") for row in evaluation.splitlines()]
+    compare("evaluation", head, rows)
+    assert rows[0][1:] == [f"{published['log_loss']:.4f}", f"{published['roc_auc']:.3f}"]
+    assert len(calibration.splitlines()) == 2 + 10, "the calibration has no ten groups"
+
+
+def test_what_is_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compare: Compare
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (other := tmp_path / "other").mkdir()
+
+    def fit(file: str = write(tmp_path, ROWS), program: Any = training) -> str:
+        """Return the state in which the program's `fit` ends with the users in the file."""
+        users, _ = read_users.check_rows.fn(read_users.read_file.fn(file))
+        split = training.split_users.fn(users)[0]
+        return str(program.fit(1.0, split, return_state=True).name)
+
+    def changed(name: str, old: str, new: str) -> Any:
+        """Return train_churn.py, under this name and with this change."""
+        changed_copy(GROWING / "train_churn.py", tmp_path, (old, new)).rename(
+            tmp_path / f"{name}.py"
+        )
+        return importlib.import_module(name)
+
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path / "results"}):
+        assert fit() == "Completed", "the test begins with an empty cache"
+        rows = [
+            ("the name of the file, not its rows", fit(write(other, ROWS))),
+            ("the rows", fit(write(other, ROWS[:-40]))),
+            ("the lines of `fit`", fit(program=changed("fits", "C=c)", "C=2 * c)"))),
+            ("the lines of `evaluate`", fit(program=changed("evaluates", "n_bins=10", "n_bins=5"))),
+        ]
+        scaler = ("import StandardScaler", "import MinMaxScaler as StandardScaler")
+        state = fit(program=changed("imports", *scaler))
+        rows.append(("the `StandardScaler` that `fit` imports", state))
+        with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
+            rows.append(("nothing, but `PREFECT_TASKS_REFRESH_CACHE=true` is set", fit()))
+    compare("caching", ["what changed since the last run", "`fit` ends as"], rows)
+
+
+def test_what_goes_wrong(tmp_path: Path, clone: Clone, compare: Compare) -> None:
+    rows = []
+
+    def add(what: str, ended: FlowRun) -> FlowRun:
+        first_line = message(ended).partition("\n")[0]
+        rows.append((what, ended.state, first_line and f"`{first_line}`"))
+        return ended
+
+    damaged = ["?" if number % 40 == 1 else row for number, row in enumerate(ROWS)]
+    stayed = [row[:-1] + "0" for row in ROWS]
+    add("the file has other columns", train(str(GROWING / "costs.md")))
+    add("too many rows are damaged", train(write(tmp_path, damaged)))
+    add("too few users left or stayed", train(write(tmp_path, stayed)))
+
+    unbeaten = training.fit.fn(10.0, TEST)  # fitted to the test users
+    Variable.set(VARIABLE, {"weights": unbeaten})
+    refused = add("the challenger isn't better", train())
+    assert read_published() == unbeaten, "a worse model was published"
+    assert message(refused) in artifact(refused), "the artifact does not have the verdict"
+
+    Variable.set(VARIABLE, {"weights": "?"}, overwrite=True)
+    warned = add("the Variable is damaged, and you train", train())
+    assert any("does not contain a usable model" in log.message for log in warned.logs)
+    assert read_published(), "the damaged model is still there"
+
+    Variable.set(VARIABLE, {}, overwrite=True)
+    scored = record_flow(score_users.score_users, [101])
+    add("the Variable is damaged, and you score", scored)
+
+    clone.change("docs/growing/train_churn.py", r"Variable\.set\(.*", "import os; os._exit(9)")
+    _, records = clone.run("python docs/growing/train_churn.py", exits=9)
+    add("the machine dies before the model is written", printed_run(records))
+    clone.run(block("gcl update"))
+    with get_client(sync_client=True) as client:
+        assert not client.read_global_concurrency_limit_by_name(training.LOCK).active_slots
+    again = train()
+    assert read_published(), "the next training does not publish"
+    fits = [it.state_names()[-1] for it in again.task_runs if it.name == "fit"]
+    assert {*fits} == {"Cached"}, "the results of the training that died are lost"
+    compare("what goes wrong", ["what happens", "flow run", "message"], rows)
+
+
+@pytest.mark.parametrize(
+    ("program", "word", "error"),
+    [
+        (training, str(GROWING / "costs.md"), r"0 rows are good.*\nline 1: the columns"),
+        (score_users, "101", r"The variable \w+ does not contain .*\Z"),
+    ],
+)
+def test_a_program_that_fails_exits_with_one_error(
+    program: Any, word: str, error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Variable.set(VARIABLE, "text")
+    monkeypatch.setattr(sys, "argv", ["program", word])
+    with pytest.raises(SystemExit, match=f"error: {error}"):
+        program.main()
+
+
+@pytest.mark.parametrize(
+    "published", [None, {"weights": {"bias": 2.0}}, {"weights": LESSON_WEIGHTS | {"bias": "2"}}]
+)
+def test_a_damaged_model_is_not_used(published: Any) -> None:
+    Variable.set(VARIABLE, published)
+    with pytest.raises(ValueError, match="does not contain a usable model"):
+        read_published()
+
+
+def test_two_trainings_do_not_compare_and_publish_at_the_same_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both_compare = threading.Barrier(2)
+
+    def read_together() -> Weights | None:
+        published = read_published()
+        with suppress(threading.BrokenBarrierError):  # the other training waits for its turn
+            both_compare.wait(2)
+        return published
+
+    @flow
+    def two_trainings() -> list[str]:
+        futures = [training.publish.submit(LESSON_WEIGHTS, BASELINE, TEST) for _ in range(2)]
+        return sorted(future.result()[0].partition(",")[0] for future in futures)
+
+    monkeypatch.setattr(training, "read_published", read_together)
+    assert two_trainings() == ["Not published", "Published"], "two equal models are both published"
+
+
+def test_without_a_model_scoring_uses_the_constants_of_lesson_08() -> None:
+    scored = record_flow(score_users.score_users, [101])
+    assert any("No model is published" in log.message for log in scored.logs)
+    of_lesson_08 = score_users.lesson.pipeline_flow(101)["churn"]
+    assert round(scored.result[101], 3) == of_lesson_08, "not the probability of lesson 08"
+
+
+def test_scoring_uses_the_published_weights_and_reports_the_unknown_user() -> None:
+    Variable.set(VARIABLE, {"weights": BASELINE | {"bias": 1.0}})
+    scored = record_flow(score_users.score_users, [101, 999, 102])
+    assert scored.state == "Failed", "a task failed, and the flow run is not Failed"
+    assert message(scored) == "1 of 3 failed\nuser 999: LookupError: no user 999"
+    outcomes = artifact(scored)
+    assert outcomes.count(str(1 / (1 + math.exp(-1)))[:10]) == 2, "the outcome of a user is lost"
+    assert "no user 999" in outcomes, "the outcome of the unknown user is lost"
+
+
+def test_both_are_served_and_lesson_12_triggers_scoring(clone: Clone) -> None:
+    with clone.terminal(block("serve_churn.py"), "being served"):
+        clone.run(block("score-users/on-demand"))
+        with get_client(sync_client=True) as client:
+            assert client.read_deployment_by_name("train-churn/monthly").schedules
