@@ -1,21 +1,15 @@
-"""Measure the times and losses in docs/growing/costs.md; write them there, and to costs.json.
+"""Measure what docs/growing/costs.md shows on this machine; write it there, and to costs.json.
 
-Run:    python docs/checks/benchmark.py                         (all tables, about ten minutes)
-        python docs/checks/benchmark.py --only trigger loss     (some of the tables)
-It starts the servers that it needs, on free ports, and stops them again.
+pytest docs/checks/benchmark.py               all tables, in about ten minutes
+pytest docs/checks/benchmark.py -k trigger    one of them
 """
 
-import argparse
 import importlib
 import json
-import logging
 import os
 import platform
 import re
-import shutil
 import statistics
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,31 +18,32 @@ from itertools import product
 from pathlib import Path
 from timeit import timeit
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / name) for name in ("docs/checks/scale", "docs/checks", "tests", "")]
+import psutil
+import pytest
+import requests
+from clone import GROWING, Clone, block, make_clone, needs_postgres, postgres
+from machinery import NAME, Server, changed_copy, script, server, serving
+from pages import Row, compare_table
 
-import psutil  # noqa: E402
-import requests  # noqa: E402
-from clone import Clone, block, make_clone, postgres  # noqa: E402
-from machinery import NAME, Server, changed_copy, script, server, serving  # noqa: E402
-from pages import compare_table  # noqa: E402
+pytestmark = pytest.mark.timeout(1800)
 
+COSTS = GROWING / "costs.json"
+TRIGGERS, THREADS = 200, 8
 lesson_12 = importlib.import_module(script("12").stem)
 
-COSTS = ROOT / "docs" / "growing" / "costs.json"  # what was measured: costs.md is compared with it
-TRIGGERS, THREADS = 200, 8
-HEADS = {
-    "machine": ["", "measured on"],
-    "start": ["`python 01_basic_example_with_flows.py` with", "takes", "ratio"],
-    "trigger": ["one trigger by", "takes", "ratio to lesson 12"],
-    "loss": [
-        "database, and client",
-        f"lost of {TRIGGERS}, from {THREADS} threads",
-        "one trigger took",
-    ],
-}
 
-Rows = list[list[str]]  # of a table
+@pytest.fixture
+def clone(tmp_path: Path, own_server: Server) -> Clone:
+    """Return a clone of the lessons that uses a server."""
+    return make_clone(tmp_path, 1, PREFECT_API_URL=own_server.api_url)
+
+
+def write(name: str, head: Row, rows: Sequence[Row]) -> None:
+    """Write the table NAME to the page and to costs.json, with which a check compares the page."""
+    costs = json.loads(COSTS.read_text(encoding="utf-8"))
+    costs[name] = [head, *rows]
+    COSTS.write_text(json.dumps(costs, indent=1) + "\n", encoding="utf-8", newline="\n")
+    compare_table(name, head, rows, write=True)
 
 
 def spread(values: Sequence[float], unit: str = " s", digits: int = 1) -> str:
@@ -57,64 +52,61 @@ def spread(values: Sequence[float], unit: str = " s", digits: int = 1) -> str:
     return f"{middle:.{digits}f}{unit} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def measure(ways: dict[str, Callable[[], object]], times: int, digits: int) -> Rows:
+def measure(ways: dict[str, Callable[[], object]], times: int, digits: int) -> list[Row]:
     """Measure the seconds of each way, in turn, and their ratio to those of the first way."""
     turns = [[timeit(way, number=1) for way in ways.values()] for _ in range(times)]
     columns = [*zip(*turns, strict=True)]
     ratios = [statistics.median(it) / statistics.median(columns[0]) for it in columns]
     return [
-        [label, spread(seconds, digits=digits), f"{ratio:.2f}"]
+        (label, spread(seconds, digits=digits), f"{ratio:.2f}")
         for label, seconds, ratio in zip(ways, columns, ratios, strict=True)
     ]
 
 
-def machine(*unused: object) -> Rows:
-    """Describe the machine and the versions."""
+def test_machine() -> None:
     cores = f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
     system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
     packages = [f"{name} {version(name)}" for name in ("prefect", "fastapi", "requests")]
-    return [["machine", cores], ["system", system], ["packages", ", ".join(packages)]]
+    rows = [("machine", cores), ("system", system), ("packages", ", ".join(packages))]
+    write("machine", ["", "measured on"], rows)
 
 
-def start(clone: Clone, _: Server) -> Rows:
-    """Measure a whole lesson with and without a running server."""
+def test_start(clone: Clone) -> None:
     command = f"python {script('01').name}"
     alone = Clone(clone.folder, {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"})
-    with_server, without = (lambda: clone.run(command)), (lambda: alone.run(command))
-    return measure({"a running server": with_server, "no server": without}, 5, digits=1)
+    ways = {"a running server": lambda: clone.run(command), "no server": lambda: alone.run(command)}
+    write("start", [f"`{command}` with", "takes", "ratio"], measure(ways, 5, digits=1))
 
 
-def trigger(clone: Clone, at: Server) -> Rows:
-    """Measure one trigger by lesson 12, by the command line and by Prefect's function."""
-    at.deploy()
+def test_trigger(clone: Clone, own_server: Server) -> None:
+    own_server.deploy()
     code = f"from prefect.deployments import run_deployment; run_deployment('{NAME}', timeout=0)"
     (clone.folder / "run_it.py").write_text(code, encoding="utf-8")
     ours, prefects = f"python {script('12').name} {NAME}", f"prefect deployment run {NAME}"
+
+    def trigger() -> object:
+        return lesson_12.trigger(NAME, api_url=own_server.api_url)
+
     ways: dict[str, Callable[[], object]] = {
         f"`{ours}`": lambda: clone.run(ours),
         f"`{prefects}`": lambda: clone.run(prefects),
         "a program with `run_deployment(...)`": lambda: clone.run("python run_it.py"),
-        "`trigger(...)` of lesson 12, in a running program": lambda: lesson_12.trigger(
-            NAME, api_url=at.api_url
-        ),
+        "`trigger(...)` of lesson 12, in a running program": trigger,
     }
-    return measure(ways, 9, digits=3)
+    write("trigger", ["one trigger by", "takes", "ratio to lesson 12"], measure(ways, 9, digits=3))
 
 
-def loss(*unused: object) -> Rows:
-    """Count what gets lost of many triggers from several threads, on both databases."""
-    if not shutil.which("pg_virtualenv"):
-        sys.exit("error: there is no PostgreSQL. On Debian: apt install postgresql")
-    rows: Rows = []
-    for database, client in product(
-        ["SQLite", "PostgreSQL"], ["plain `requests.post`", "lesson 12"]
-    ):
-        lost, seconds = list[float](), list[float]()
+@needs_postgres
+def test_loss(tmp_path: Path) -> None:
+    rows = []
+    for database, client in product(["SQLite", "PostgreSQL"], ["plain `requests.post`", "lesson 12"]):
+        lost, seconds = list[int](), list[float]()
         for _ in range(3):
-            with served_on(database) as at:
+            with served_on(database, tmp_path) as at:
                 lost.append(count_lost(at, client, seconds))
-        rows.append([f"{database}, {client}", spread(lost, "", 0), spread(seconds, digits=2)])
-    return rows
+        rows.append((f"{database}, {client}", spread(lost, "", 0), spread(seconds, digits=2)))
+    losses = f"lost of {TRIGGERS}, from {THREADS} threads"
+    write("loss", ["database, and client", losses, "one trigger took"], rows)
 
 
 def count_lost(at: Server, client: str, seconds: list[float]) -> int:
@@ -135,39 +127,15 @@ def count_lost(at: Server, client: str, seconds: list[float]) -> int:
 
 
 @contextmanager
-def served_on(database: str) -> Iterator[Server]:
+def served_on(database: str, folder: Path) -> Iterator[Server]:
     """Serve lesson 09 during the block, on a server with an empty database."""
-    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
         settings = {}
         if database == "PostgreSQL":
             port = stack.enter_context(postgres())
             commands = block("prefect server start", (":5432/", f":{port}/"))
             settings = dict(re.findall(r'export (\w+_CONNECTION_URL)="(.+)"', commands))
         running = stack.enter_context(server(**settings))
-        lesson = changed_copy(script("09"), Path(folder), ("limit=5", "limit=1"))
-        stack.enter_context(serving(running.api_url, lesson, Path(folder, "log")))
+        lesson = changed_copy(script("09"), folder, ("limit=5", "limit=1"))
+        stack.enter_context(serving(running.api_url, lesson, folder / "log"))
         yield running
-
-
-def main() -> None:
-    """Measure the tables that are asked for, print their rows, and write them to the page."""
-    parser = argparse.ArgumentParser(description="Measure the tables of docs/growing/costs.md.")
-    parser.add_argument("--only", nargs="+", choices=HEADS, default=[*HEADS], metavar="TABLE")
-    names = parser.parse_args().only
-    measures: dict[str, Callable[[Clone, Server], Rows]]
-    measures = {"machine": machine, "start": start, "trigger": trigger, "loss": loss}
-    logging.disable(logging.WARNING)  # lesson 12 warns of each retry
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, server() as running:
-        clone = make_clone(Path(folder), 1, PREFECT_API_URL=running.api_url)
-        for name in names:
-            rows = measures[name](clone, running)
-            for row in rows:
-                print(f"{name}: {', '.join(row)}", flush=True)
-            costs = json.loads(COSTS.read_text(encoding="utf-8"))
-            costs[name] = [HEADS[name], *rows]
-            COSTS.write_text(json.dumps(costs, indent=1) + "\n", encoding="utf-8", newline="\n")
-            compare_table(name, HEADS[name], rows, write=True)
-
-
-if __name__ == "__main__":
-    main()
