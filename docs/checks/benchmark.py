@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
@@ -52,7 +52,7 @@ def spread(values: Sequence[float], unit: str = " s", digits: int = 1) -> str:
     return f"{middle:.{digits}f}{unit} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def measure(ways: dict[str, Callable[[], object]], times: int, digits: int) -> list[Row]:
+def measure(ways: Mapping[str, Callable[[], object]], times: int, digits: int) -> list[Row]:
     """Measure the seconds of each way, in turn, and their ratio to those of the first way."""
     turns = [[timeit(way, number=1) for way in ways.values()] for _ in range(times)]
     columns = [*zip(*turns, strict=True)]
@@ -64,6 +64,7 @@ def measure(ways: dict[str, Callable[[], object]], times: int, digits: int) -> l
 
 
 def test_machine() -> None:
+    """Describe the machine and the versions."""
     cores = f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
     system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
     packages = [f"{name} {version(name)}" for name in ("prefect", "fastapi", "requests")]
@@ -72,6 +73,7 @@ def test_machine() -> None:
 
 
 def test_start(clone: Clone) -> None:
+    """Measure a whole lesson with and without a running server."""
     command = f"python {script('01').name}"
     alone = Clone(clone.folder, {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"})
     ways = {"a running server": lambda: clone.run(command), "no server": lambda: alone.run(command)}
@@ -79,6 +81,7 @@ def test_start(clone: Clone) -> None:
 
 
 def test_trigger(clone: Clone, own_server: Server) -> None:
+    """Measure one trigger by lesson 12, by the command line and by Prefect's function."""
     own_server.deploy()
     code = f"from prefect.deployments import run_deployment; run_deployment('{NAME}', timeout=0)"
     (clone.folder / "run_it.py").write_text(code, encoding="utf-8")
@@ -87,7 +90,7 @@ def test_trigger(clone: Clone, own_server: Server) -> None:
     def trigger() -> object:
         return lesson_12.trigger(NAME, api_url=own_server.api_url)
 
-    ways: dict[str, Callable[[], object]] = {
+    ways = {
         f"`{ours}`": lambda: clone.run(ours),
         f"`{prefects}`": lambda: clone.run(prefects),
         "a program with `run_deployment(...)`": lambda: clone.run("python run_it.py"),
@@ -98,8 +101,11 @@ def test_trigger(clone: Clone, own_server: Server) -> None:
 
 @needs_postgres
 def test_loss(tmp_path: Path) -> None:
+    """Count what gets lost of many triggers from several threads, on both databases."""
     rows = []
-    for database, client in product(["SQLite", "PostgreSQL"], ["plain `requests.post`", "lesson 12"]):
+    for database, client in product(
+        ["SQLite", "PostgreSQL"], ["plain `requests.post`", "lesson 12"]
+    ):
         lost, seconds = list[int](), list[float]()
         for _ in range(3):
             with served_on(database, tmp_path) as at:
