@@ -26,7 +26,7 @@ LESSON_08 = "08_sync_async_retry_logger.py"
 
 @pytest.mark.parametrize("commands", BLOCKS)
 def test_every_shell_block_is_run(commands: str) -> None:
-    tests = "".join(path.read_text("utf-8") for path in Path(__file__).parent.glob("*.py"))
+    tests = "".join(path.read_text("utf-8") for path in Path(__file__).parents[1].rglob("*.py"))
     texts = re.findall(r'block\(\s*"([^"]+)"', tests)
     assert any(text in commands for text in texts), f"no test runs the block\n{commands}"
 

@@ -5,13 +5,11 @@ pytest docs/checks/scale/test_workers.py --write changed writes their tables of 
 
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
 import psutil
 import pytest
-import requests
 from clone import Clone, block, make_clone, needs_postgres, postgres
 from machinery import Server
 from pages import Compare
@@ -148,15 +146,3 @@ def test_a_crashed_run_is_restarted_twice_and_a_finished_one_must_not_be(
     answers = [(it, set_state(at, other, it, force=False)) for it in ("Crashed", "AwaitingRetry")]
     head = ["a flow run that is Completed is changed to", "the server's answer"]
     compare("changes of a state", head, answers)
-
-
-def test_eight_threads_lose_no_plain_post_on_postgresql(clone: Clone, at: Server) -> None:
-    url = f"{at.api_url}/deployments/{at.deployment()['id']}/create_flow_run"
-    user, password = clone.exported["PREFECT_API_AUTH_STRING"].split(":")
-
-    def post(_: int) -> int:
-        return requests.post(url, json={}, auth=(user, password), timeout=60).status_code
-
-    with ThreadPoolExecutor(8) as threads:
-        codes = {*threads.map(post, range(40))}
-    assert codes == {201}, f"PostgreSQL lost triggers: it returned {codes}"
