@@ -157,9 +157,10 @@ def train_churn(path: str = str(FILE)) -> State:
     candidates = fit.map(C_VALUES, unmapped(training)).result()
     evaluations = evaluate.map(candidates, unmapped(validation)).result()
     losses = [evaluation["log_loss"] for evaluation in evaluations]
-    best = losses.index(min(losses))
+    best = losses.index(min(losses))  # the lowest log loss wins
     logger.info("The best C is %s: %s", C_VALUES[best], round_all(candidates[best]))
 
+    # The baseline predicts the same probability for everybody.
     share = sum(features[2] for features in training) / len(training)
     baseline = {"bias": math.log(share / (1 - share)), "balance_weight": 0.0, "login_weight": 0.0}
     verdict, results = publish(candidates[best], baseline, test)

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="import-untyped"
 """The machine learning of docs/growing: train, publish or refuse, predict, go wrong.
 
 pytest docs/checks/scale/test_ml.py --write changed writes the tables of machine_learning.md.
@@ -8,13 +7,13 @@ import importlib
 import math
 import shutil
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
-import numpy as np
 import pytest
 from clone import GROWING, Clone, block, make_clone
 from machinery import changed_copy, run
@@ -29,7 +28,6 @@ from prefect.settings import (
 )
 from prefect.variables import Variable
 from recorded import FlowRun, read_flow_run, record_flow
-from sklearn.linear_model import LogisticRegression
 
 sys.path.append(str(GROWING))
 
@@ -94,6 +92,15 @@ def artifact(of: FlowRun) -> str:
     return str(found.data)
 
 
+def test_the_programs_are_described_by_their_first_lines(compare: Compare) -> None:
+    names = ["make_users", "read_users", "train_churn", "score_users", "serve_churn"]
+    texts = {f"{name}.py": (GROWING / f"{name}.py").read_text("utf-8") for name in names}
+    rows = [
+        (f"[`{name}`]({name})", text.split('"""')[1].split("\n")[0]) for name, text in texts.items()
+    ]
+    compare("programs", ["file", "what it does"], rows)
+
+
 def test_the_generator_makes_the_file_byte_for_byte(tmp_path: Path) -> None:
     made = run(shutil.copy(GROWING / "make_users.py", tmp_path))
     assert made.returncode == 0, made.stderr
@@ -123,69 +130,48 @@ def test_the_candidates(compare: Compare) -> None:
     compare("candidates", head, rows)
 
 
-def test_the_estimates_agree_with_the_constants(compare: Compare) -> None:
-    data = np.array([*USERS.values()])
-    model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-9)
-    churn = model.fit(data[:, :2], data[:, 2]).predict_proba(data[:, :2])[:, 1]
-    x = np.column_stack([np.ones(len(data)), data[:, :2]])
-    information = (x.T * (churn * (1 - churn))) @ x  # Fisher's: its inverse is the covariance
-    errors = np.sqrt(np.diag(np.linalg.inv(information)))
-    estimates = [*model.intercept_, *model.coef_[0]]
-    rows = []
-    for (name, true), estimate, error, digits in zip(
-        LESSON_WEIGHTS.items(), estimates, errors, [3, 6, 4], strict=True
-    ):
-        off = abs(estimate - true) / error
-        assert off < 2, f"{name} is not the lesson's"
-        numbers = (f"{estimate:.{digits}f}", f"{error:.{digits}f}", f"{off:.1f}")
-        rows.append((f"`{name}`", true, *numbers))
-    difference = "difference, in standard errors"
-    compare("estimates", ["weight", "lesson 08", "estimate", "standard error", difference], rows)
-
-
 def test_any_task_runner_trains_and_publishes(clone: Clone, compare: Compare) -> None:
     clone.exported["PREFECT_TASKS_REFRESH_CACHE"] = "true"
     _, records = clone.run(block("--runner"))
     trained, published = printed_run(records), Variable.get(VARIABLE)
     assert isinstance(published, dict), "nothing is published"
     assert published["flow_run_id"] == str(trained.record.id), "the model's flow run is not known"
-    evaluation, _, calibration = artifact(trained).split("\n\n")[1:4]
-    head, _, *rows = [row.strip("| ").split(" | ") for row in evaluation.splitlines()]
-    compare("evaluation", head, rows)
-    assert rows[0][1:] == [f"{published['log_loss']:.4f}", f"{published['roc_auc']:.3f}"]
-    assert len(calibration.splitlines()) == 2 + 10, "the calibration has no ten groups"
+    evaluation, weights, calibration = [
+        [row.strip("| ").split(" | ") for row in table.splitlines() if "|-" not in row]
+        for table in artifact(trained).split("\n\n")[1:4]
+    ]
+    compare("evaluation", evaluation[0], evaluation[1:])
+    compare("weights", weights[0], weights[1:])
+    assert evaluation[1][1:] == [f"{published['log_loss']:.4f}", f"{published['roc_auc']:.3f}"]
+    assert len(calibration) == 1 + 10, "the calibration has no ten groups"
 
 
 def test_what_is_computed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compare: Compare
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    (other := tmp_path / "other").mkdir()
 
-    def fit(file: str = write(tmp_path, ROWS), program: Any = training) -> str:
-        """Return the state in which the program's `fit` ends with the users in the file."""
-        users, _ = read_users.check_rows.fn(read_users.read_file.fn(file))
-        split = training.split_users.fn(users)[0]
+    def fit(rows: list[str] = ROWS, program: Any = training) -> str:
+        """Return the state in which the program's `fit` ends with these rows in a file."""
+        text = read_users.read_file.fn(write(Path(tempfile.mkdtemp(dir=tmp_path)), rows))
+        split = training.split_users.fn(read_users.check_rows.fn(text)[0])[0]
         return str(program.fit(1.0, split, return_state=True).name)
 
-    def changed(name: str, old: str, new: str) -> Any:
-        """Return train_churn.py, under this name and with this change."""
-        changed_copy(GROWING / "train_churn.py", tmp_path, (old, new)).rename(
-            tmp_path / f"{name}.py"
-        )
-        return importlib.import_module(name)
+    def change(old: str, new: str) -> Any:
+        """Return train_churn.py with another text, as a module with another name."""
+        copy = changed_copy(GROWING / "train_churn.py", tmp_path, (old, new))
+        return importlib.import_module(copy.rename(tmp_path / f"copy_{uuid4().hex}.py").stem)
 
+    scaler = change("import StandardScaler", "import MinMaxScaler as StandardScaler")
     with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path / "results"}):
         assert fit() == "Completed", "the test begins with an empty cache"
         rows = [
-            ("the name of the file, not its rows", fit(write(other, ROWS))),
-            ("the rows", fit(write(other, ROWS[:-40]))),
-            ("the lines of `fit`", fit(program=changed("fits", "C=c)", "C=2 * c)"))),
-            ("the lines of `evaluate`", fit(program=changed("evaluates", "n_bins=10", "n_bins=5"))),
+            ("the name of the file, not its rows", fit()),
+            ("the rows", fit(ROWS[:-40])),
+            ("the lines of `fit`", fit(program=change("C=c)", "C=2 * c)"))),
+            ("the lines of `evaluate`", fit(program=change("n_bins=10", "n_bins=5"))),
+            ("the `StandardScaler` that `fit` imports", fit(program=scaler)),
         ]
-        scaler = ("import StandardScaler", "import MinMaxScaler as StandardScaler")
-        state = fit(program=changed("imports", *scaler))
-        rows.append(("the `StandardScaler` that `fit` imports", state))
         with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
             rows.append(("nothing, but `PREFECT_TASKS_REFRESH_CACHE=true` is set", fit()))
     compare("caching", ["what changed since the last run", "`fit` ends as"], rows)
