@@ -37,6 +37,9 @@ def simulation_flow(seeds: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    runners: list[TaskRunner[Any]] = [ThreadPoolTaskRunner(), ProcessPoolTaskRunner(max_workers=2)]
+    runners: list[TaskRunner[Any]] = [
+        ThreadPoolTaskRunner(),  # for work that waits, and for NumPy and similar libraries
+        ProcessPoolTaskRunner(max_workers=2),  # for minutes of computing in Python
+    ]
     for runner in runners:
         simulation_flow.with_options(task_runner=runner)(SEEDS)

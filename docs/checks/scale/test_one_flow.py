@@ -96,7 +96,7 @@ def test_what_dask_changes_in_lesson_08(clone: Clone, dask: str, compare: Compar
         "a called task runs in",
         "a list of the flow, after a submitted task appended to it",
         "attempts of `fetch_account_balance`",
-        "arrows into `predict_churn` in the run graph",
+        "arrows of the run graph into `predict_churn`, which gets results",
     ]
     runners: list[TaskRunner[Any]] = [ThreadPoolTaskRunner(), DaskTaskRunner(address=address)]
     columns = [
@@ -135,7 +135,7 @@ def test_many_users_with_threads_and_on_dask(clone: Clone, dask: str, compare: C
     labels = [
         "task runs of each task",
         "task runs at the same time",
-        "arrows into `predict_churn`",
+        "arrows of the run graph into `predict_churn`, which gets futures",
         "messages sent",
     ]
     compare("many users", head, zip(labels, *columns, strict=True))
