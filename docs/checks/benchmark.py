@@ -69,7 +69,8 @@ def test_machine() -> None:
     system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
     packages = [f"{name} {version(name)}" for name in ("prefect", "fastapi", "requests")]
     rows = [("machine", cores), ("system", system), ("packages", ", ".join(packages))]
-    write("machine", ["", "measured on"], rows)
+    rows.append(("each cell below", "median (smallest to largest)"))
+    write("machine", ["", "how it was measured"], rows)
 
 
 def test_start(clone: Clone) -> None:

@@ -96,9 +96,10 @@ def evaluate(weights: Weights, users: Split) -> Evaluation:
 
 @task(retries=2, retry_delay_seconds=1)
 def publish(challenger: Weights, baseline: Weights, test: Split) -> tuple[str, Results]:
-    """Publish the challenger if it beats the champion; without a champion, the baseline.
+    """Publish the new model, the challenger, if it beats the published one, the champion.
 
-    Returns the verdict, and the evaluation of each on the test split.
+    Without a champion, it has to beat the baseline. Returns the verdict, and the evaluation of
+    each on the test split.
     """
     results = {"challenger": evaluate(challenger, test), "baseline": evaluate(baseline, test)}
     with get_client(sync_client=True) as client:

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+import requests
 from clone import Clone, block, make_clone, needs_postgres, postgres
 from machinery import Server
 from pages import Compare
@@ -39,6 +40,10 @@ def at(clone: Clone) -> Iterator[Server]:
             password = clone.exported["PREFECT_API_AUTH_STRING"]
             running.settings["PREFECT_SERVER_API_AUTH_STRING"] = password
             clone.run(block("work-pool create"))
+            refused = requests.post(f"{running.api_url}/flows/filter", timeout=60)
+            assert refused.status_code == 401, "the server has no password"
+            ui_settings = requests.get(f"{running.site}/ui-settings", timeout=60).json()
+            assert ui_settings["api_url"] == running.api_url, "the UI asks another server"
             yield running
 
 
