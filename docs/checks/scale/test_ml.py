@@ -257,6 +257,7 @@ def test_two_trainings_do_not_compare_and_publish_at_the_same_time(
         return sorted(future.result()[0].partition(",")[0] for future in futures)
 
     monkeypatch.setattr(training, "read_published", read_together)
+    Variable.set(VARIABLE, {"weights": BASELINE})
     assert two_trainings() == ["Not published", "Published"], "two equal models are both published"
 
 
