@@ -92,10 +92,10 @@ def last_artifact(key: str) -> str:
 
 def test_the_programs_are_described_by_their_first_lines(compare: Compare) -> None:
     names = ["make_users", "read_users", "train_churn", "score_users", "serve_churn"]
-    texts = {f"{name}.py": (GROWING / f"{name}.py").read_text("utf-8") for name in names}
-    rows = [
-        (f"[`{name}`]({name})", text.split('"""')[1].split("\n")[0]) for name, text in texts.items()
-    ]
+    rows = []
+    for file in [f"{name}.py" for name in names]:
+        docstring = (GROWING / file).read_text("utf-8").split('"""')[1]
+        rows.append((f"[`{file}`]({file})", docstring.splitlines()[0]))
     compare("programs", ["file", "what it does"], rows)
 
 
@@ -210,7 +210,8 @@ def test_what_goes_wrong(tmp_path: Path, clone: Clone, compare: Compare) -> None
     add("the machine dies before the model is written", printed_run(records))
     clone.run(block("gcl update"))
     with get_client(sync_client=True) as client:
-        assert not client.read_global_concurrency_limit_by_name(training.LOCK).active_slots
+        limit = client.read_global_concurrency_limit_by_name(training.LOCK)
+    assert not limit.active_slots, "the page's command does not free the limit"
     with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path / "results"}):
         again = train()
     assert read_published(), "the next training does not publish"
