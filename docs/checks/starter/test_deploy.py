@@ -1,25 +1,22 @@
-"""Going live with a copy of docs/starter: units, a new version, the cron line, the web handler."""
+"""Going live with a copy of docs/starter: units, the cron line, a new version, the web handler."""
 
 import importlib
 import os
 import re
-import shlex
+import runpy
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 from wsgiref.validate import validator
 
 import pytest
-from machinery import ROOT, Server, background, changed_copy, script, server
-from recorded import wait_until
-from werkzeug.test import Client
+from machinery import ROOT, Server, changed_copy, run, script, serving
+from prefect.settings import Settings
+from werkzeug.test import Client, TestResponse
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -27,12 +24,11 @@ STARTER = ROOT / "docs/starter"
 DEPLOY = STARTER / "deploy"
 BIN = "/opt/pipelines/.venv/bin/"
 NAME = "churn-flow/nightly"
-PIPELINE = '''
+UNSERVED = "churn-flow/unserved"  # nothing serves this one, so its runs stay Scheduled
+PIPELINE = """
 import time
-from datetime import date
 
-import words
-from prefect import flow, get_run_logger
+from prefect import flow
 
 VERSION = "constant old"
 
@@ -40,94 +36,42 @@ def plain() -> str:
     return "function old"
 
 @flow
-def churn_flow(user_id: int = 101, day: date | None = None) -> None:
-    """Take as many seconds as the user's id, less 101."""
-    get_run_logger().info(f"flow old, {VERSION}, {plain()}, {words.WORD}")
+def churn_flow(user_id: int = 101, day: str = "") -> None:
+    print(f"flow old, {VERSION}, {plain()}")
     time.sleep(user_id - 101)
-'''
+"""
 
 
-def read_unit(name: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the settings of a unit, and the variables of its Environment lines."""
+def read_unit(name: str) -> dict[str, str]:
+    """Return the settings of a unit, and the first variable of each of its Environment lines."""
     text = (DEPLOY / name).read_text(encoding="utf-8")
-    words = shlex.split(" ".join(re.findall(r"(?m)^Environment=(.+)", text)))
-    return dict(re.findall(r"(?m)^(\w+)=(.+)", text)), dict(word.split("=", 1) for word in words)
+    return dict(re.findall(r"(?m)^(?:Environment=)?(\w+)=(.+)", text))
 
 
-UNIT, VARIABLES = read_unit("churn-flow.service")
+UNIT, SERVER_UNIT = read_unit("churn-flow.service"), read_unit("prefect-server.service")
 
 
 @pytest.fixture(scope="module")
-def api() -> Iterator[Server]:
-    """Return a server that removes old flow runs as its unit says, but looks for them often."""
-    _, variables = read_unit("prefect-server.service")
-    vacuum = {name: value for name, value in variables.items() if "VACUUM" in name}
-    with server(**vacuum, PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS="2") as running:
-        yield running
-
-
-def copy_starter(parent: Path, api: Server) -> Path:
+def folder(own_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the starter, as /opt/pipelines is one, with a small pipeline in it."""
+    parent = tmp_path_factory.mktemp("opt")
     folder = shutil.copytree(STARTER, parent / "pipelines", ignore=shutil.ignore_patterns(".*"))
     (folder / "pipeline.py").write_text(PIPELINE, encoding="utf-8")
-    (folder / "words.py").write_text('WORD = "helper old"\n', encoding="utf-8")
     (folder / ".venv").symlink_to(sys.prefix)
-    changed_copy(DEPLOY / "churn-flow.env", folder, ("http://127.0.0.1:4200/api", api.api_url))
+    default = "http://127.0.0.1:4200/api"
+    changed_copy(DEPLOY / "churn-flow.env", folder, (default, own_server.api_url))
+    own_server.deploy(UNSERVED)
     return folder
 
 
-@contextmanager
-def unit_started(folder: Path, api: Server) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the program of churn-flow.service in the folder during the block, as systemd does."""
-    program, *words = shlex.split(UNIT["ExecStart"])
-    assert program == f"{BIN}python", f"the unit starts {program}, which is not the .venv's Python"
-    settings: dict[str, Any] = {
-        **VARIABLES,
-        "PREFECT_HOME": str(folder),
-        "PREFECT_API_URL": api.api_url,
-    }
-    log = folder / "service.log"
-    with background(*words, cwd=folder, log=log, stop=signal.SIGINT, **settings) as process:
-        yield process
-
-
-def stop_unit(process: subprocess.Popen[bytes]) -> int:
-    """Stop the program as systemd does, by the unit's settings; return its exit code."""
-    to_all = UNIT.get("KillMode", "control-group") == "control-group"
-    sent = signal.Signals[UNIT.get("KillSignal", "SIGTERM")]
-    (os.killpg if to_all else os.kill)(process.pid, sent)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(float(UNIT.get("TimeoutStopSec", "90")))
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    return process.wait()
-
-
-def await_served(folder: Path) -> None:
-    """Wait until the program in the folder serves the flow for the first time."""
-    log = folder / "service.log"
-    wait_until(f"{NAME} is served (see {log})", lambda: "being served" in log.read_text(), 120)
-
-
 @pytest.fixture(scope="module")
-def folder(api: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Return a copy of the starter whose flow is served."""
-    folder = copy_starter(tmp_path_factory.mktemp("opt"), api)
-    with unit_started(folder, api):
-        await_served(folder)
-        yield folder
-
-
-def trigger(api: Server, seconds: int = 0) -> str:
-    """Trigger a run that takes so many seconds, and return its id."""
-    deployment = api.ask("GET", f"/deployments/name/{NAME}")
-    body = {"parameters": {"user_id": 101 + seconds}}
-    return str(api.ask("POST", f"/deployments/{deployment['id']}/create_flow_run", **body)["id"])
-
-
-def await_state(api: Server, flow_run_id: str, name: str) -> None:
-    """Wait until the run is in this state."""
-    wait_until(f"the run is {name}", lambda: api.state(flow_run_id) == name, 90)
+def unit(own_server: Server, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the program of churn-flow.service in the copy. The last test that uses it stops it."""
+    program, file = UNIT["ExecStart"].split()
+    assert program == f"{BIN}python", f"the unit starts {program}, which is not the .venv's Python"
+    log, api_url = folder / "service.log", own_server.api_url
+    with serving(api_url, folder / file, log, NAME, cwd=folder) as process:
+        yield process
 
 
 # --- the copies of lessons 09 and 12
@@ -147,125 +91,49 @@ def test_a_copy_is_its_lesson_but_for_the_names(number: str, name: str, begin: s
     )
 
 
-# --- the units
-
-
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
-def test_systemd_accepts_the_units(tmp_path: Path) -> None:
-    here = (BIN, f"{sys.prefix}/bin/")  # it checks that the programs exist
-    units = [changed_copy(path, tmp_path, here) for path in DEPLOY.glob("*.service")]
-    result = subprocess.run(
-        ["systemd-analyze", "verify", *units], check=False, capture_output=True, encoding="utf-8"
-    )
-    assert (result.returncode, result.stderr) == (0, ""), f"systemd complains: {result.stderr}"
-
-
-def test_at_a_shutdown_the_server_stops_last_and_a_restart_of_it_stops_nothing() -> None:
-    assert "prefect-server.service" in UNIT["After"].split(), "the server may stop first"
-    assert "prefect-server.service" in UNIT["Wants"].split(), "the server is not started"
-    bound = {"Requires", "BindsTo", "PartOf"} & set(UNIT)
-    assert not bound, f"{bound}: a restart of the server stops the runs in progress"
-
-
-def test_the_servers_unit_removes_old_flow_runs(api: Server) -> None:
-    _, variables = read_unit("prefect-server.service")
-    days = int(variables["PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"]) / 86_400
-    flow = api.ask("POST", "/flows/", name="old")
-    ended = {"flow_id": flow["id"], "state": {"type": "COMPLETED"}}
-    old, new = [api.ask("POST", "/flow_runs/", **ended)["id"] for _ in range(2)]
-    with closing(sqlite3.connect(api.home / "prefect.db", timeout=60)) as database, database:
-        for id, age in ((old, days + 1), (new, days - 1)):
-            database.execute(
-                "UPDATE flow_run SET end_time = datetime('now', ?) WHERE id = ?",
-                (f"-{age} days", id),
-            )
-
-    def left() -> list[str]:
-        return [run["id"] for run in api.ask("POST", "/flow_runs/filter")]
-
-    wait_until("the run that ended too long ago is removed", lambda: old not in left(), 60)
-    assert new in left(), "a newer flow run was removed, too"
-
-
-def test_a_restart_loses_no_run_and_a_missing_server_is_waited_for(
-    api: Server, tmp_path: Path
-) -> None:
-    folder = copy_starter(tmp_path, api)
-    with unit_started(folder, api) as process:
-        await_served(folder)
-        running = trigger(api, seconds=10)
-        await_state(api, running, "Running")
-        code = stop_unit(process)
-    state = api.state(running)
-    assert state == "Completed", f"a stop leaves the run in progress {state}, expected Completed"
-    assert code == 0, f"expected exit code 0 from a stop, got {code}"
-    queued = trigger(api)
-    api.stop()
-    with unit_started(folder, api) as process:
-        code = process.wait(60)
-    restart = UNIT.get("Restart", "no")
-    assert restart == "always" or (restart == "on-failure" and code), (
-        f"without a server, the program exits with {code}, and Restart={restart} leaves it so"
-    )
-    api.start()
-    with unit_started(folder, api):
-        await_state(api, queued, "Completed")
-
-
-def test_a_new_version_under_a_serving_process_mixes_with_it(api: Server, tmp_path: Path) -> None:
-    folder = copy_starter(tmp_path, api)
-    with unit_started(folder, api):
-        await_served(folder)
-        for path in (folder / "pipeline.py", folder / "words.py"):
-            changed_copy(path, folder, ("old", "new"))
-        await_state(api, trigger(api), "Completed")
-        (folder / "words.py").unlink()
-        await_state(api, trigger(api), "Crashed")
-    log = (folder / "service.log").read_text(encoding="utf-8")
-    assert "flow old, constant old, function new, helper new" in log, "README.md says so"
-    assert "No module named 'words'" in log, "the service's log does not say why"
-
-
 # --- cron
 
 
-def run_cron_line(folder: Path, *changes: tuple[str, str]) -> subprocess.CompletedProcess[str]:
+def run_cron_line(
+    folder: Path, *changes: tuple[str, str], day: str = ""
+) -> subprocess.CompletedProcess[str]:
     """Run the crontab's line as cron does, in this copy of the starter, with changes to its job."""
     (line,) = re.findall(r"(?m)^\d.*", (DEPLOY / "crontab").read_text(encoding="utf-8"))
-    command = line.split(maxsplit=5)[5]
+    command = line.split(maxsplit=5)[5].replace("/opt/pipelines", str(folder))
     assert "%" not in command, "cron reads a % as a new line: put it into nightly.sh"
     here = ("/etc/churn-flow.env", f"{folder}/churn-flow.env")
     changed_copy(DEPLOY / "nightly.sh", folder / "deploy", here, *changes)
-    return subprocess.run(
-        ["sh", "-c", command.replace("/opt/pipelines", str(folder))],
-        check=False,
-        cwd="/",
-        env={"PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=180,
-    )
+    clean = ("env", "-i", "-C", "/", "PATH=/usr/bin:/bin", "sh", "-c")
+    return run(f"{command} {day}", program=clean, seconds=180)
 
 
-def test_the_cron_job_triggers_one_run_a_day_and_prints_nothing(api: Server, folder: Path) -> None:
-    before = api.ask("POST", "/flow_runs/count")
-    for _ in range(2):
-        result = run_cron_line(folder)
-        assert (result.returncode, result.stdout, result.stderr) == (0, "", ""), "cron would mail"
+@pytest.mark.usefixtures("unit")
+def test_the_cron_job_triggers_one_run_a_day_and_prints_nothing(
+    own_server: Server, folder: Path
+) -> None:
+    def days_after_a_job(day: str = "") -> list[str]:
+        done = run_cron_line(folder, day=day)
+        assert (done.returncode, done.stdout + done.stderr) == (0, ""), f"a mail: {done.stdout}"
+        nightly = {"name": {"any_": ["nightly"]}}
+        runs = own_server.ask("POST", "/flow_runs/filter", deployments=nightly)
+        return sorted(it["parameters"]["day"] for it in runs)
+
+    (today,) = days_after_a_job()
+    assert days_after_a_job(today) == [today], "a second job of the day triggers another run"
+    assert days_after_a_job("2026-01-02") == ["2026-01-02", today], "the key does not name the day"
     lines = (folder / "nightly.log").read_text(encoding="utf-8").splitlines()
-    assert sum(line.endswith("exit code 0") for line in lines) == 2, lines
+    assert sum(line.endswith("exit code 0") for line in lines) == 3, lines
     for line in lines:
         assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line), f"no date: {line}"
-    count = api.ask("POST", "/flow_runs/count") - before
-    assert count == 1, f"the key does not name the day: it triggered {count} runs"
 
 
+@pytest.mark.usefixtures("unit")
 @pytest.mark.parametrize(
     ("changes", "code", "reason"),
     [
         ([("user_id=101", "user_id=100")], 1, "sleep length must be non-negative"),
         ([("user_id=", "user=")], 2, "user_id"),
-        ([("3600", "3"), ("user_id=101", "user_id=110")], 3, "goes on"),
+        ([("3600", "3"), (NAME, UNSERVED)], 3, "goes on"),
         ([("3600", "1"), ("set +a", "PREFECT_API_URL=http://127.0.0.1:1/api")], 4, "refused"),
     ],
 )
@@ -286,64 +154,129 @@ def test_the_cron_jobs_alarm_has_the_reason(
 
 
 @pytest.fixture
-def web(api: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def web(own_server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Return the module deploy/web.py of the copy, with less patience."""
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PREFECT_API_URL", api.api_url)
+    monkeypatch.setenv("PREFECT_API_URL", own_server.api_url)
     module = importlib.import_module("deploy.web")
+    assert module.DEPLOYMENT == NAME, f"nothing serves {module.DEPLOYMENT}"
+    monkeypatch.setattr(module, "DEPLOYMENT", UNSERVED)
     monkeypatch.setattr(module, "TIMEOUT_SECONDS", 5)
     return module
 
 
-def call(
+def send(
     web: ModuleType, caller: str, key: str, path: str = "/churn/101", method: str = "POST"
-) -> tuple[int, dict[str, Any]]:
-    """Send the request for the caller, and return the answer's status and JSON."""
-    answer = Client(validator(web.application)).open(
+) -> TestResponse:
+    """Send the request for the caller, and return the answer."""
+    return Client(validator(web.application)).open(
         path,
         method=method,
         headers={"Idempotency-Key": key},
         environ_overrides={"REMOTE_USER": caller},
         buffered=True,
     )
-    return answer.status_code, answer.get_json()
 
 
-def test_a_caller_triggers_one_run_for_each_key(api: Server, web: ModuleType) -> None:
-    requests = [("ada", "1"), ("ada", "1"), ("ada", "2"), ("alan", "1")]
-    answers = [call(web, caller, key) for caller, key in requests]
-    assert [status for status, _ in answers] == [202] * 4, answers
-    first, again, second, other = [json["id"] for _, json in answers]
+def test_a_caller_triggers_one_run_for_each_key(own_server: Server, web: ModuleType) -> None:
+    requests = [("ada", "1"), ("ada", "1"), ("ada", "2"), ("alan", "1"), ("a", "da1")]
+    answers = [send(web, caller, key) for caller, key in requests]
+    assert [answer.status_code for answer in answers] == [202] * 5, answers
+    first, again, second, *others = [answer.get_json()["id"] for answer in answers]
     assert first == again != second, "a key is not one run"
-    assert other != first, "the key does not name the caller: alan gets the run of ada"
-    await_state(api, first, "Completed")
+    assert first not in others, "the key does not name the caller: alan gets the run of ada"
+    parameters = own_server.ask("GET", f"/flow_runs/{first}")["parameters"]
+    assert parameters == {"user_id": 101}, f"/churn/101 triggers a run of {parameters}"
 
 
 def test_the_web_handlers_errors_go_to_the_log_and_not_to_the_caller(
     web: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_id = call(web, "grace", "1")[1]["id"]
-    answers = [call(web, "grace", "1", "/churn/102")]
+    run_id = send(web, "grace", "1").get_json()["id"]
+    answers = [send(web, "grace", "1", "/churn/102")]
     monkeypatch.setattr(web, "DEPLOYMENT", "churn-flow/daily")
-    answers += [call(web, "grace", "2")]
+    answers += [send(web, "grace", "2")]
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
-    answers += [call(web, "grace", "3")]
-    assert [status for status, _ in answers] == [409, 503, 503]
-    for secret in (run_id, "churn-flow", "nightly", "127.0.0.1", "/api"):
-        assert secret not in str(answers), f"the caller reads {secret}: {answers}"
+    answers += [send(web, "grace", "3")]
+    assert [answer.status_code for answer in answers] == [409, 503, 503]
+    read = " ".join(answer.text for answer in answers)
     logged = " ".join(log.getMessage() for log in caplog.records if log.name == "deploy.web")
     for detail in (run_id, "churn-flow/daily", "127.0.0.1:1/api"):
         assert detail in logged, f"the log does not name {detail}: {logged}"
+    for secret in (run_id, "churn-flow", "127.0.0.1", "/api"):
+        assert secret not in read, f"the caller reads {secret}: {read}"
 
 
-def test_the_web_handler_rejects_what_is_no_request_of_a_known_caller(web: ModuleType) -> None:
-    answers = {
-        "no caller": call(web, "", "1"),
-        "no key": call(web, "ada", ""),
-        "no user": call(web, "ada", "1", "/churn/x"),
-        "no digit": call(web, "ada", "1", "/churn/²"),
-        "no POST": call(web, "ada", "1", method="GET"),
-    }
-    statuses = {name: status for name, (status, _) in answers.items()}
-    expected = {"no caller": 401, "no key": 400, "no user": 404, "no digit": 404, "no POST": 405}
-    assert statuses == expected
+def test_what_is_no_request_of_a_known_caller_is_rejected(web: ModuleType) -> None:
+    to_nobody, to_another = ("ada", "1", "/churn/x"), ("ada", "1", "/churn/²")
+    requests = [("", "1"), ("ada", ""), to_nobody, to_another, ("ada", "1", "/churn/1", "GET")]
+    assert [send(web, *it).status_code for it in requests] == [401, 400, 404, 404, 405]
+
+
+# --- the units
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    here = (BIN, f"{sys.prefix}/bin/")  # it checks that the programs exist
+    units = [changed_copy(path, tmp_path, here) for path in DEPLOY.glob("*.service")]
+    result = run("verify", *units, program=["systemd-analyze"])
+    assert (result.returncode, result.stderr) == (0, ""), f"systemd complains: {result.stderr}"
+
+
+def test_at_a_shutdown_the_server_stops_last_and_a_restart_of_it_stops_nothing() -> None:
+    assert "prefect-server.service" in UNIT.get("After", "").split(), "the server may stop first"
+    assert "prefect-server.service" in UNIT.get("Wants", "").split(), "the server is not started"
+    bound = {"Requires", "BindsTo", "PartOf"} & set(UNIT)
+    assert not bound, f"{bound}: a restart of the server stops the runs in progress"
+
+
+@pytest.mark.parametrize("settings", [UNIT, SERVER_UNIT], ids=["churn-flow", "prefect-server"])
+def test_what_ends_by_itself_is_always_started_again(settings: dict[str, str]) -> None:
+    restart, pause = settings.get("Restart"), float(settings.get("RestartSec", "0.1"))
+    assert restart == "always", f"Restart={restart}: it may end, and nobody starts it again"
+    assert pause > 2, f"RestartSec={pause}: after five starts within 10 s, systemd gives up"
+
+
+def test_a_stop_waits_for_as_long_as_a_service_can_hold_up_a_run() -> None:
+    services = runpy.run_path(str(STARTER / "services.py"))
+    longest = 4 * services["TOTAL_SECONDS"] + 3 * services["RETRY_AFTER_LIMIT"]
+    given = float(UNIT.get("TimeoutStopSec", "90"))
+    assert given >= longest, f"a run may take {longest} s, and systemd kills it after {given} s"
+
+
+def test_the_server_removes_flow_runs_after_30_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in SERVER_UNIT if "VACUUM" in name]:
+        monkeypatch.setenv(name, SERVER_UNIT[name])
+    vacuum = Settings().server.services.db_vacuum
+    assert "flow_runs" in vacuum.enabled_vacuum_types, (
+        f"flow runs stay for ever: it removes {vacuum.enabled_vacuum_types}"
+    )
+    assert vacuum.retention_period.days == 30, f"the unit says 30, not {vacuum.retention_period}"
+
+
+def test_a_new_version_under_a_serving_process_mixes_with_it(
+    own_server: Server, unit: subprocess.Popen[bytes], folder: Path
+) -> None:
+    changed_copy(folder / "pipeline.py", folder, ("old", "new"))
+    own_server.wait_for(own_server.trigger(NAME), "Completed")
+    changed_copy(folder / "pipeline.py", folder, ("import time", "import time, missing"))
+    own_server.wait_for(own_server.trigger(NAME), "Crashed")
+    changed_copy(folder / "pipeline.py", folder, ("import time, missing", "import time"))
+    log = (folder / "service.log").read_text(encoding="utf-8")
+    assert "flow old, constant old, function new" in log, "README.md says so"
+    assert "No module named 'missing'" in log, "the service's log does not say why"
+
+
+def test_a_stop_lets_the_run_in_progress_complete(
+    own_server: Server, unit: subprocess.Popen[bytes]
+) -> None:
+    running = own_server.trigger(NAME, user_id=111)  # it takes 10 s
+    own_server.wait_for(running, "Running")
+    to_all = UNIT.get("KillMode", "control-group") == "control-group"
+    sent = signal.Signals[UNIT.get("KillSignal", "SIGTERM")]
+    (os.killpg if to_all else os.kill)(unit.pid, sent)
+    code = unit.wait(120)
+    state = own_server.state(running)
+    assert state == "Completed", f"{sent.name} to all: {to_all}, and the run is {state}"
+    assert code == 0, f"it ended with exit code {code}"
