@@ -2,12 +2,10 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from machinery import ROOT, changed_copy, environment
+from machinery import ROOT, changed_copy, run
 from prefect.settings import PREFECT_API_URL
 
 pytestmark = pytest.mark.usefixtures("harness")
@@ -21,6 +19,7 @@ import pytest
 def prefect_server() -> None:
     """PREFECT_API_URL names a server."""
 '''
+PLUGINS = ("--disable-plugin-autoload", "-p", "pytest_httpserver.pytest_plugin")
 # What is changed in a file, which of its tests must notice it, and what they must say is lost.
 CHANGES = [
     ("services.py", "if key else {}", "if None else {}", "its_body", "key is not sent"),
@@ -63,14 +62,7 @@ def test_a_change_is_noticed(
     folder = shutil.copytree(STARTER, tmp_path / "copy", ignore=shutil.ignore_patterns(".*"))
     changed_copy(STARTER / name, folder, (old, new))
     (folder / "tests/conftest.py").write_text(CONFTEST, encoding="utf-8")
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", f"tests/test_{name}", "-k", tests],
-        check=False,
-        cwd=folder,
-        env=environment(PREFECT_API_URL=str(PREFECT_API_URL.value())),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
-    )
+    command = ("-m", "pytest", *PLUGINS, "-x", f"tests/test_{name}", "-k", tests)
+    result = run(*command, cwd=folder, PREFECT_API_URL=PREFECT_API_URL.value())
     is_noticed = re.search(r"\d+ (failed|error)", result.stdout) and lost in result.stdout
     assert is_noticed, f"{name}: {old!r} is now {new!r}, and {result.stdout}"

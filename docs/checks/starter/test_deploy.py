@@ -1,4 +1,4 @@
-"""Going live with a copy of docs/starter: units, the cron line, a new version, the web handler."""
+"""Going live with a copy of docs/starter: the cron line, the web handler, the units."""
 
 import importlib
 import os
@@ -30,14 +30,8 @@ import time
 
 from prefect import flow
 
-VERSION = "constant old"
-
-def plain() -> str:
-    return "function old"
-
 @flow
 def churn_flow(user_id: int = 101, day: str = "") -> None:
-    print(f"flow old, {VERSION}, {plain()}")
     time.sleep(user_id - 101)
 """
 
@@ -253,19 +247,6 @@ def test_the_server_removes_flow_runs_after_30_days(monkeypatch: pytest.MonkeyPa
         f"flow runs stay for ever: it removes {vacuum.enabled_vacuum_types}"
     )
     assert vacuum.retention_period.days == 30, f"the unit says 30, not {vacuum.retention_period}"
-
-
-def test_a_new_version_under_a_serving_process_mixes_with_it(
-    own_server: Server, unit: subprocess.Popen[bytes], folder: Path
-) -> None:
-    changed_copy(folder / "pipeline.py", folder, ("old", "new"))
-    own_server.wait_for(own_server.trigger(NAME), "Completed")
-    changed_copy(folder / "pipeline.py", folder, ("import time", "import time, missing"))
-    own_server.wait_for(own_server.trigger(NAME), "Crashed")
-    changed_copy(folder / "pipeline.py", folder, ("import time, missing", "import time"))
-    log = (folder / "service.log").read_text(encoding="utf-8")
-    assert "flow old, constant old, function new" in log, "README.md says so"
-    assert "No module named 'missing'" in log, "the service's log does not say why"
 
 
 def test_a_stop_lets_the_run_in_progress_complete(
