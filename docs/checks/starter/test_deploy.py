@@ -256,10 +256,9 @@ def test_a_stop_lets_the_run_in_progress_complete(
 ) -> None:
     running = own_server.trigger(NAME, user_id=111)  # it takes 10 s
     own_server.wait_for(running, "Running")
-    to_all = UNIT.get("KillMode", "control-group") == "control-group"
-    sent = signal.Signals[UNIT.get("KillSignal", "SIGTERM")]
-    (os.killpg if to_all else os.kill)(unit.pid, sent)
-    code = unit.wait(120)
-    state = own_server.state(running)
-    assert state == "Completed", f"{sent.name} to all: {to_all}, and the run is {state}"
+    mode, sent = UNIT.get("KillMode", "control-group"), UNIT.get("KillSignal", "SIGTERM")
+    send = os.killpg if mode == "control-group" else os.kill
+    send(unit.pid, signal.Signals[sent])
+    code, state = unit.wait(120), own_server.state(running)
+    assert state == "Completed", f"KillMode={mode}, KillSignal={sent}: the run is {state}"
     assert code == 0, f"it ended with exit code {code}"
