@@ -106,7 +106,7 @@ def test_the_cron_job_triggers_one_run_a_day_and_prints_nothing(
     own_server: Server, folder: Path
 ) -> None:
     def days_after_a_job(day: str = "") -> list[str]:
-        done = run_cron_line(folder, day=day)
+        done = run_cron_line(folder, ("3600", "100"), day=day)
         assert (done.returncode, done.stdout + done.stderr) == (0, ""), f"a mail: {done.stdout}"
         nightly = {"name": {"any_": ["nightly"]}}
         runs = own_server.ask("POST", "/flow_runs/filter", deployments=nightly)
