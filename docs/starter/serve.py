@@ -4,8 +4,11 @@ Run:    python serve.py                     (trigger.py triggers it)
         python serve.py --interval 86400    (it also runs by itself, every 86400 seconds)
 Notice: it needs a Prefect server, and serves until you press Ctrl-C.
 
-To try it on your machine, with the fake services, and with each command in a separate terminal:
-    .venv/bin/python -m prefect server start --background; .venv/bin/python fake_services.py
+To try it on your machine, with the fake services, start a server and wait until it answers. Then run
+each of the other three commands in a separate terminal:
+    .venv/bin/python -m prefect server start --background
+    .venv/bin/python -m prefect server status --wait
+    .venv/bin/python fake_services.py
     SERVICE_URL=http://127.0.0.1:8000 .venv/bin/python serve.py
     .venv/bin/python trigger.py churn-flow/nightly --wait
 """
