@@ -4,8 +4,8 @@ Run:    python serve.py                     (trigger.py triggers it)
         python serve.py --interval 86400    (it also runs by itself, every 86400 seconds)
 Notice: it needs a Prefect server, and serves until you press Ctrl-C.
 
-To try it on your machine, with the fake services, start a server and wait until it answers. Then run
-each of the other three commands in a separate terminal:
+To try it on your machine, with the fake services, start a server and wait until it answers. Then
+run each of the other three commands in a separate terminal:
     .venv/bin/python -m prefect server start --background
     .venv/bin/python -m prefect server status --wait
     .venv/bin/python fake_services.py
