@@ -49,7 +49,7 @@ def test_the_commands_run_the_pipeline_and_its_tests(folder: Path) -> None:
     assert output.count("| WARNING | Task run") == 2, f"two attempts fail:\n{output}"
     printed = "".join(re.findall(r"(?m)^(?:.*delivered|\{).*\n", output))
     shown, printed = (re.sub(r"\d{4}-\d\d-\d\d", "DAY", text) for text in (shown, printed))
-    assert printed == shown, f"README.md shows other lines than those of\n{output}"
+    assert printed == shown, f"README.md shows\n{shown}but the run printed\n{printed}"
     assert re.search(r"\d+ passed", run_command(run_tests, folder))
 
 
