@@ -10,7 +10,8 @@ from uuid import UUID
 from machinery import ROOT
 from recorded import FlowRun, TaskRun
 
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+FOUND = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+PAGES = sorted(it for it in FOUND if ".pytest_cache" not in it.parts)
 LEARNINGS = (ROOT / "LEARNINGS.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"(?ms)^## (\S+\.py)$(.*?)(?=^## )", LEARNINGS))  # of the lessons
 Row = Sequence[object]  # the cells of a line of a table
