@@ -229,10 +229,14 @@ class Server:
         return response.json() if response.content else None
 
     def deploy(self, name: str = NAME) -> str:
-        """Make the deployment FLOW/DEPLOYMENT, which nothing serves; return its id."""
+        """Make the deployment FLOW/DEPLOYMENT, which takes a user_id; return its id.
+
+        Nothing serves it.
+        """
         flow, deployment = name.split("/")
-        flow_id = self.ask("POST", "/flows/", name=flow)["id"]
-        return str(self.ask("POST", "/deployments/", name=deployment, flow_id=flow_id)["id"])
+        body = {"name": deployment, "flow_id": self.ask("POST", "/flows/", name=flow)["id"]}
+        schema = {"type": "object", "properties": {"user_id": {"type": "integer"}}}
+        return str(self.ask("POST", "/deployments/", **body, parameter_openapi_schema=schema)["id"])
 
     def deployment(self, name: str = NAME) -> Any:
         """Return the deployment FLOW/DEPLOYMENT as the API shows it."""
