@@ -10,14 +10,12 @@ import tomllib
 from contextlib import ExitStack
 from functools import reduce
 from importlib import import_module
-from importlib.metadata import metadata, version
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import prefect.settings
 import prefect.states
-import requests
 from machinery import ROOT, Server, background, free_port, run, run_in_terminal, script
 from pages import Compare
 from prefect import Flow, flow, task
@@ -84,14 +82,6 @@ def read_setting(path: str) -> tuple[str, str, Any]:
     return f"`{variable}`", words[0], field.get_default(call_default_factory=True)
 
 
-def test_versions(compare: Compare) -> None:
-    classifiers = metadata("prefect").get_all("Classifier") or []
-    minors = [int(it.rsplit(".", 1)[1]) for it in classifiers if re.search(r":: 3\.\d+$", it)]
-    pythons = f"3.{min(minors)} to 3.{max(minors)}"
-    head = ("Package", "Version that was tested", "Python that it runs on")
-    compare("versions", head, [("`prefect`", version("prefect"), pythons)])
-
-
 def test_defaults(compare: Compare) -> None:
     here = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["prefect"]
     rows = []
@@ -103,20 +93,20 @@ def test_defaults(compare: Compare) -> None:
 
 
 def test_arguments(compare: Compare) -> None:
-    serve, task_ = signature(Flow.serve).parameters, signature(prefect.Task).parameters
-    lesson = import_module(script("12").stem)
-    rows: list[tuple[str, str, Any]] = [
-        ("`.serve(limit)`", "flow runs of this process at the same time", serve["limit"].default),
-        (
-            "`.serve(pause_on_shutdown)`",
-            "whether the end of the serving process pauses the schedule",
-            serve["pause_on_shutdown"].default,
+    serve, of_task = signature(Flow.serve).parameters, signature(prefect.Task).parameters
+    arguments = {
+        "`.serve(limit)`": ("most flow runs of this process at the same time", serve["limit"]),
+        "`.serve(pause_on_shutdown)`": (
+            "whether its end pauses the schedule",
+            serve["pause_on_shutdown"],
         ),
-        ("`.serve(interval)`", "seconds between two scheduled runs", serve["interval"].default),
-        ("`@task(timeout_seconds)`", "time limit of a task run", task_["timeout_seconds"].default),
-        ("`@task(log_prints)`", "whether `print` writes a log record", task_["log_prints"].default),
-        ("`12 --timeout`", "seconds for the whole of lesson 12", lesson.TIMEOUT_SECONDS),
-    ]
+        "`.serve(interval)`": ("seconds between two scheduled runs", serve["interval"]),
+        "`@task(timeout_seconds)`": ("time limit of a task run", of_task["timeout_seconds"]),
+        "`@task(log_prints)`": ("whether `print` writes a log record", of_task["log_prints"]),
+    }
+    rows = [(argument, meaning, it.default) for argument, (meaning, it) in arguments.items()]
+    seconds = import_module(script("12").stem).TIMEOUT_SECONDS
+    rows.append(("`12 --timeout`", "seconds for the whole of lesson 12", seconds))
     compare("arguments", ("Argument", "Meaning", "Default"), rows)
 
 
@@ -134,19 +124,19 @@ def test_settings_that_the_lessons_read(compare: Compare) -> None:
 def test_which_server(tmp_path: Path, compare: Compare) -> None:
     programs = {"10": [NO_ID], "11": ["a/b"], "12": ["a/b", "--timeout", "1"]}
 
-    def url(*program: str | Path, **settings: Any) -> str:
-        result = run(*program, cwd=tmp_path, PREFECT_HOME=str(tmp_path), **settings)
-        port = re.search(r"http://127.0.0.1:(\d+)", result.stdout + result.stderr)
-        return {"1": "that URL", "4200": "port 4200"}[port[1]] if port else "a temporary server"
-
     def urls(place: str, **settings: Any) -> tuple[str, ...]:
-        triggers = {url(script(it), *words, **settings) for it, words in programs.items()}
-        return place, url("-c", PRINT_SETTINGS, **settings), *triggers
+        results = [run(script(it), *words, **settings) for it, words in programs.items()]
+        ports = [re.findall(r"http://127.0.0.1:(\d+)", it.stderr)[0] for it in results]
+        return place, *({"1": "that URL", "4200": "port 4200"}[it] for it in ports)
 
-    rows = [urls("the environment", PREFECT_API_URL=NOWHERE), urls("no place")]
     (tmp_path / ".env").write_text(f"PREFECT_API_URL={NOWHERE}")
-    head = ("`PREFECT_API_URL` stands in", "Programs that import Prefect", "Lessons 10 to 12")
-    compare("which-server", head, [*rows, urls("a file `.env`")])
+    rows = [
+        urls("the environment", PREFECT_API_URL=NOWHERE),
+        urls("a file `.env`", cwd=tmp_path),
+        urls("no place"),
+    ]
+    head = ("`PREFECT_API_URL` stands in", *(f"Lesson {it} asks" for it in programs))
+    compare("which-server", head, rows)
 
 
 def test_a_server_that_is_started_in_a_terminal(tmp_path: Path, compare: Compare) -> None:
@@ -182,31 +172,6 @@ def test_the_setting_in_readme_is_that_of_a_server_that_starts_too_slowly(tmp_pa
     assert message in result.stdout + result.stderr, f"{setting} is another one: {result.stderr}"
 
 
-def test_what_the_api_answers(at: Server, compare: Compare) -> None:
-    seen: set[str] = set()
-
-    def post(label: str, deployment_id: str, **body: Any) -> tuple[Any, ...]:
-        url = f"{at.api_url}/deployments/{deployment_id}/create_flow_run"
-        answer = requests.post(url, json=body, timeout=60)
-        if not answer.ok:
-            return label, answer.status_code, "none"
-        which = "the first one" if answer.json()["id"] in seen else "a new one"
-        seen.add(answer.json()["id"])
-        return label, answer.status_code, f"{which}, {answer.json()['state']['name']}"
-
-    known = at.deploy("answers/d")
-    rows = [
-        post("with an idempotency key", known, idempotency_key="k"),
-        post(
-            "the same key, other parameters", known, idempotency_key="k", parameters={"user_id": 2}
-        ),
-        post("a parameter of the wrong type", known, parameters={"user_id": "Ada"}),
-        post("a parameter with an unknown name", known, parameters={"userid": 1}),
-        post("a deployment with an unknown id", NO_ID),
-    ]
-    compare("answers", ("Request", "Status", "Flow run"), rows)
-
-
 def test_states(at: Server, compare: Compare) -> None:
     once: Any = task(cache_policy=INPUTS, persist_result=True)(lambda number: number)
     slow: Any = task(timeout_seconds=0.1)(asyncio.sleep)
@@ -230,19 +195,19 @@ def test_states(at: Server, compare: Compare) -> None:
 def test_exit_codes(at: Server, compare: Compare) -> None:
     deployment_id, name = at.deploy("codes/d"), "codes/d"
 
-    def code(number: str, *words: str) -> int:
-        return run(script(number), *words, PREFECT_API_URL=at.api_url).returncode
+    def codes(*words: str, at_id: str = deployment_id, named: str = name) -> list[int]:
+        programs = (("10", at_id), ("11", named), ("12", named, "--timeout", "5"))
+        url = at.api_url
+        return [
+            run(script(it), *first, *words, PREFECT_API_URL=url).returncode
+            for it, *first in programs
+        ]
 
-    def codes(*words: str, at_id: str = deployment_id, named: str = name) -> tuple[int, ...]:
-        twelve = code("12", named, "--timeout", "5", *words)
-        return code("10", at_id, *words), code("11", named, *words), twelve
-
-    def waits(state: str) -> tuple[str, str, int]:
+    def waits(state: str) -> list[Any]:
         path = f"/deployments/{deployment_id}/create_flow_run"
         made = at.ask("POST", path, idempotency_key=state)
         at.ask("POST", f"/flow_runs/{made['id']}/set_state", state={"type": state}, force=True)
-        options = ("--wait", "--timeout", "5", "--idempotency-key", state)
-        return "", "", code("12", name, *options)
+        return ["", "", codes("--wait", "--idempotency-key", state)[2]]
 
     rows = {
         "the trigger is accepted": codes(),
@@ -258,41 +223,49 @@ def test_exit_codes(at: Server, compare: Compare) -> None:
     compare("exit-codes", head, [(outcome, *it) for outcome, it in rows.items()])
 
 
+WAYS: list[tuple[str, str, list[str | Path]]] = [
+    ("lesson 12 with `--wait`", "a cron job, another machine", [script("12"), "ways/d", "--wait"]),
+    (
+        "`trigger(...)` of lesson 12",
+        "a web application",
+        ["-c", f"print(__import__({script('12').stem!r}).trigger('ways/d')['state']['name'])"],
+    ),
+    (
+        "`prefect deployment run --watch`",
+        "a person at a terminal",
+        ["-m", "prefect", "deployment", "run", "ways/d", "--watch"],
+    ),
+    (
+        "`run_deployment(...)`",
+        "a flow that triggers a flow",
+        ["-c", "import prefect.deployments as p; print(p.run_deployment('ways/d').state_name)"],
+    ),
+]
+
+
 def test_ways_to_trigger(at: Server, tmp_path: Path, compare: Compare) -> None:
     """Trigger in each way, fail the new flow runs, and read what the way makes of it."""
     mine = {"deployment_id": {"any_": [at.deploy("ways/d")]}}
-    by_import = f"print(__import__({script('12').stem!r}).trigger('ways/d')['state']['name'])"
-    run_it = "from prefect.deployments import run_deployment as it; print(it('ways/d').state_name)"
-    ways: dict[str, tuple[str | Path, ...]] = {
-        "lesson 12 with `--wait`": (script("12"), "ways/d", "--wait"),
-        "`trigger(...)` of lesson 12": ("-c", by_import),
-        "`prefect deployment run --watch`": (
-            "-m",
-            *["prefect", "deployment", "run", "ways/d", "--watch"],
-        ),
-        "`run_deployment(...)`": ("-c", run_it),
-    }
-    logs = {way: tmp_path / str(number) for number, way in enumerate(ways)}
+    started: list[tuple[str, str, Any, Path]] = []
     with ExitStack() as stack:
-        processes = {
-            way: stack.enter_context(
-                background("-X", "importtime", *it, log=logs[way], PREFECT_API_URL=at.api_url)
-            )
-            for way, it in ways.items()
-        }
+        for way, use, words in WAYS:
+            log = tmp_path / f"{len(started)}.log"
+            program = background("-X", "importtime", *words, log=log, PREFECT_API_URL=at.api_url)
+            started.append((way, use, stack.enter_context(program), log))
 
         def all_end() -> bool:  # what watches for events may have missed the last one
             for made in at.ask("POST", "/flow_runs/filter", flow_runs=mine):
                 state = {"type": "FAILED"}
                 at.ask("POST", f"/flow_runs/{made['id']}/set_state", state=state, force=True)
-            return all(it.poll() is not None for it in processes.values())
+            return all(process.poll() is not None for *_, process, _ in started)
 
-        wait_until("all four end", all_end, 120)
+        wait_until("all of them end", all_end, 120)
     rows = []
-    for way, process in processes.items():
-        text = logs[way].read_text(encoding="utf-8")
+    for way, use, process, log in started:
+        text = log.read_text(encoding="utf-8")
         imports = "yes" if re.search(r"(?m)\| +prefect$", text) else "no"
         printed = [it for it in text.splitlines() if not it.startswith("import time:")]
         returned = f"it returns a {printed[-1]} run"
-        rows.append((way, imports, returned if "(" in way else f"exit code {process.returncode}"))
-    compare("ways", ("Way", "Imports Prefect", "If the run is Failed"), rows)
+        outcome = returned if "(" in way else f"exit code {process.returncode}"
+        rows.append((way, use, imports, outcome))
+    compare("ways", ("Way", "Good for", "Imports Prefect", "If the run is Failed"), rows)
