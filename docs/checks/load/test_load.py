@@ -89,6 +89,23 @@ def assert_one_run_for_each(
     assert stored == printed, "not one flow run for each key, whose id was printed"
 
 
+def test_a_restart_of_the_server_costs_time_and_no_trigger(guarded: Server, tmp_path: Path) -> None:
+    keys = [str(uuid.uuid4()) for _ in range(4)]
+    settings: Any = {"PREFECT_API_URL": guarded.api_url, "PREFECT_API_AUTH_STRING": LOGIN}
+    with ThreadPoolExecutor(4) as pool:
+        before = trigger_all(pool, guarded, keys[:2], "--wait", "--timeout=500")
+        wait_until("a trigger arrived", lambda: flow_runs(guarded, keys), 60)
+        guarded.stop(signal.SIGKILL)
+        meanwhile = trigger_all(pool, guarded, keys[2:], "--wait", "--timeout=500")
+        guarded.start()
+        with background(script("09"), log=tmp_path / "log", **settings):
+            results = [*before, *meanwhile]
+            # Now, for the end of serving cancels a run whose process has not ended yet.
+            ended = [guarded.state(result.stdout.strip()) for result in results]
+    assert_one_run_for_each(guarded, keys, results)
+    assert ended == ["Completed"] * 4, "--wait exits 0 before the run completes"
+
+
 def test_eight_processes_at_a_time_lose_nothing_and_double_nothing(guarded: Server) -> None:
     keys = [str(uuid.uuid4()) for _ in range(TRIGGERS // 2)] * 2  # each is asked for twice
     with ThreadPoolExecutor(PROCESSES) as pool:
@@ -108,23 +125,6 @@ def test_threads_of_one_program_lose_nothing_and_double_nothing(
         )
     assert [run["parameters"]["user_id"] for run in runs] == users
     assert len({run["id"] for run in runs}) == 15, "two calls got the same flow run"
-
-
-def test_a_restart_of_the_server_costs_time_and_no_trigger(guarded: Server, tmp_path: Path) -> None:
-    keys = [str(uuid.uuid4()) for _ in range(4)]
-    settings: Any = {"PREFECT_API_URL": guarded.api_url, "PREFECT_API_AUTH_STRING": LOGIN}
-    with ThreadPoolExecutor(4) as pool:
-        before = trigger_all(pool, guarded, keys[:2], "--wait", "--timeout=500")
-        wait_until("a trigger arrived", lambda: flow_runs(guarded, keys), 60)
-        guarded.stop(signal.SIGKILL)
-        meanwhile = trigger_all(pool, guarded, keys[2:], "--wait", "--timeout=500")
-        guarded.start()
-        with background(script("09"), log=tmp_path / "log", **settings):
-            results = [*before, *meanwhile]
-            # Now, for the end of serving cancels a run whose process has not ended yet.
-            ended = [guarded.state(result.stdout.strip()) for result in results]
-    assert_one_run_for_each(guarded, keys, results)
-    assert ended == ["Completed"] * 4, "--wait exits 0 before the run completes"
 
 
 # --- what else a server may want

@@ -82,7 +82,7 @@ def own_server() -> Iterator[Server]:
 def serve(
     at: Server, folder: Path, names: str, *changes: tuple[str, str], **settings: Any
 ) -> Iterator[tuple[Any, Path]]:
-    """Run SERVED, with these changes and words; yield the process and its log once it serves."""
+    """Run SERVED, with these changes and words; yield the process and its log once it polls."""
     text = SERVED
     for old, new in changes:
         text = text.replace(old, new)
@@ -93,6 +93,8 @@ def serve(
     settings |= {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "PREFECT_API_URL": at.api_url}
     with background("flows.py", *names.split(), cwd=folder, log=log, **settings) as process:
         wait_until("it serves", lambda: "being served" in log.read_text(), 60)
+        first = f"served/{names.split()[0]}"
+        wait_until("it polls", lambda: at.deployment(first)["status"] == "READY", 60)
         yield process, log
 
 

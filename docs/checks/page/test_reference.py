@@ -16,7 +16,7 @@ from typing import Any
 
 import prefect.settings
 import prefect.states
-from machinery import ROOT, Server, background, free_port, run, run_in_terminal, script
+from machinery import ROOT, Server, background, free_port, open_terminal, read_terminal, run, script
 from pages import Compare
 from prefect import Flow, flow, task
 from prefect.cache_policies import INPUTS
@@ -147,7 +147,7 @@ def test_a_server_that_is_started_in_a_terminal(tmp_path: Path, compare: Compare
     settings: dict[str, Any] = {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_API_PORT": port}
 
     def outcome(command: str) -> tuple[str, ...]:
-        printed = run_in_terminal(command, cwd=tmp_path, **settings)
+        printed = read_terminal(open_terminal(command, cwd=tmp_path, **settings))
         switched = re.findall(r"Switched to profile '\w+'", printed)
         seen = run("-c", PRINT_SETTINGS, cwd=tmp_path, **settings).stdout
         return f"`{command}`", "".join(switched), *seen.replace(port, "4200").split()
@@ -155,10 +155,10 @@ def test_a_server_that_is_started_in_a_terminal(tmp_path: Path, compare: Compare
     start, stop, undo = "server start --background", "prefect server stop", "profile use ephemeral"
     try:
         rows = [outcome(f"prefect --no-prompt {start}")]
-        run_in_terminal(stop, cwd=tmp_path, **settings)
+        run("-m", *stop.split(), cwd=tmp_path, **settings)
         rows += map(outcome, (f"prefect {start}", stop, f"prefect {undo}"))
     finally:
-        run("-m", "prefect", "server", "stop", cwd=tmp_path, **settings)
+        run("-m", *stop.split(), cwd=tmp_path, **settings)
     assert undo in README, "README.md undoes it by another command"
     head = ("Command, one after the other", "It prints", "Active profile", "URL of a new program")
     compare("terminal", head, rows)
