@@ -6,8 +6,8 @@ pytest docs/checks/page/test_reference.py --write changed writes them.
 import asyncio
 import datetime
 import re
+import shutil
 import tomllib
-from contextlib import ExitStack
 from functools import reduce
 from importlib import import_module
 from inspect import signature
@@ -16,15 +16,22 @@ from typing import Any
 
 import prefect.settings
 import prefect.states
-from machinery import ROOT, Server, background, free_port, open_terminal, read_terminal, run, script
+from machinery import (
+    ROOT,
+    Server,
+    free_port,
+    migrated_database,
+    open_terminal,
+    read_terminal,
+    run,
+    script,
+)
 from pages import Compare
 from prefect import Flow, flow, task
 from prefect.cache_policies import INPUTS
 from prefect.client.schemas.objects import State
-from recorded import wait_until
 
 NO_ID = "0c0772af-7dfb-4b3e-b89f-72a8e73b34e2"  # of nothing on any server
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 NOWHERE = "http://127.0.0.1:1/api"  # no server answers there
 PRINT_SETTINGS = """
 from prefect.context import get_settings_context
@@ -142,6 +149,7 @@ def test_which_server(tmp_path: Path, compare: Compare) -> None:
 def test_a_server_that_is_started_in_a_terminal(tmp_path: Path, compare: Compare) -> None:
     """Give the profile `local` another port than 4200, which may be in use."""
     port = str(free_port())
+    shutil.copy(migrated_database(), tmp_path)
     template = (Path(prefect.settings.__file__).parent / "profiles.toml").read_text("utf-8")
     (tmp_path / "profiles.toml").write_text(template.replace("4200", port), "utf-8")
     settings: dict[str, Any] = {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_API_PORT": port}
@@ -159,17 +167,8 @@ def test_a_server_that_is_started_in_a_terminal(tmp_path: Path, compare: Compare
         rows += map(outcome, (f"prefect {start}", stop, f"prefect {undo}"))
     finally:
         run("-m", *stop.split(), cwd=tmp_path, **settings)
-    assert undo in README, "README.md undoes it by another command"
     head = ("Command, one after the other", "It prints", "Active profile", "URL of a new program")
     compare("terminal", head, rows)
-
-
-def test_the_setting_in_readme_is_that_of_a_server_that_starts_too_slowly(tmp_path: Path) -> None:
-    message = "Timed out while attempting to connect to ephemeral Prefect API server"
-    (setting,) = re.findall(rf"{message}[\s\S]+?export (PREFECT_\w+)=", README)
-    settings: Any = {"PREFECT_HOME": str(tmp_path), setting: "1"}
-    result = run(script("01"), **settings)
-    assert message in result.stdout + result.stderr, f"{setting} is another one: {result.stderr}"
 
 
 def test_states(at: Server, compare: Compare) -> None:
@@ -221,51 +220,3 @@ def test_exit_codes(at: Server, compare: Compare) -> None:
     }
     head = ("Outcome", "Lesson 10", "Lesson 11", "Lesson 12")
     compare("exit-codes", head, [(outcome, *it) for outcome, it in rows.items()])
-
-
-WAYS: list[tuple[str, str, list[str | Path]]] = [
-    ("lesson 12 with `--wait`", "a cron job, another machine", [script("12"), "ways/d", "--wait"]),
-    (
-        "`trigger(...)` of lesson 12",
-        "a web application",
-        ["-c", f"print(__import__({script('12').stem!r}).trigger('ways/d')['state']['name'])"],
-    ),
-    (
-        "`prefect deployment run --watch`",
-        "a person at a terminal",
-        ["-m", "prefect", "deployment", "run", "ways/d", "--watch"],
-    ),
-    (
-        "`run_deployment(...)`",
-        "a flow that triggers a flow",
-        ["-c", "import prefect.deployments as p; print(p.run_deployment('ways/d').state_name)"],
-    ),
-]
-
-
-def test_ways_to_trigger(at: Server, tmp_path: Path, compare: Compare) -> None:
-    """Trigger in each way, fail the new flow runs, and read what the way makes of it."""
-    mine = {"deployment_id": {"any_": [at.deploy("ways/d")]}}
-    started: list[tuple[str, str, Any, Path]] = []
-    with ExitStack() as stack:
-        for way, use, words in WAYS:
-            log = tmp_path / f"{len(started)}.log"
-            program = background("-X", "importtime", *words, log=log, PREFECT_API_URL=at.api_url)
-            started.append((way, use, stack.enter_context(program), log))
-
-        def all_end() -> bool:  # what watches for events may have missed the last one
-            for made in at.ask("POST", "/flow_runs/filter", flow_runs=mine):
-                state = {"type": "FAILED"}
-                at.ask("POST", f"/flow_runs/{made['id']}/set_state", state=state, force=True)
-            return all(process.poll() is not None for *_, process, _ in started)
-
-        wait_until("all of them end", all_end, 120)
-    rows = []
-    for way, use, process, log in started:
-        text = log.read_text(encoding="utf-8")
-        imports = "yes" if re.search(r"(?m)\| +prefect$", text) else "no"
-        printed = [it for it in text.splitlines() if not it.startswith("import time:")]
-        returned = f"it returns a {printed[-1]} run"
-        outcome = returned if "(" in way else f"exit code {process.returncode}"
-        rows.append((way, use, imports, outcome))
-    compare("ways", ("Way", "Good for", "Imports Prefect", "If the run is Failed"), rows)
