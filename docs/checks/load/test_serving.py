@@ -133,7 +133,7 @@ def test_a_run_stays_scheduled_or_late(at: Server, tmp_path: Path, compare: Comp
         ("the `limit` is reached; then the other run ends", *limited),
         ("not a reason: its deployment is paused, and so its schedule is", "", unaffected),
     ]
-    compare("waiting", ("Reason", "State", "Afterwards"), rows)
+    compare("waiting", ("Reason", "State after Scheduled", "Afterwards"), rows)
 
 
 def test_a_run_stays_running_or_submitting(at: Server, tmp_path: Path, compare: Compare) -> None:
@@ -241,13 +241,14 @@ def test_503_and_database_is_locked(at: Server, compare: Compare) -> None:
 
     writer = sqlite3.connect(at.home / "prefect.db", timeout=60, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
-    rows = [("while another program writes to the database", post())]
+    status = post()
     writer.execute("ROLLBACK")
     writer.close()
-    assert "database is locked" in (at.home / "server.log").read_text(encoding="utf-8")
+    (logged, *_) = re.findall("database is locked", (at.home / "server.log").read_text("utf-8"))
+    rows = [("while another program writes to the database", status, f"`{logged}`")]
     for label in ("once the database is free", "again, with the same key"):
-        rows.append((label, wait_until("it is accepted", lambda: (it := post()) != 503 and it)))
-    compare("locked", ("POST with a key", "Status"), rows)
+        rows.append((label, wait_until("it is accepted", lambda: (it := post()) != 503 and it), ""))
+    compare("locked", ("POST with a key", "Status", "The server logs"), rows)
 
 
 def test_cells_of_a_notebook(

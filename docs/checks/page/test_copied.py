@@ -1,11 +1,13 @@
 """What readers copy works elsewhere: a lesson with its tests, and what docs/testing.md shows."""
 
+import ast
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 from machinery import ROOT, run, script
+from pages import Compare
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -17,6 +19,15 @@ def run_alone(folder: Path, *names: str, plugin: str = "") -> None:
     others = {"xdist", "timeout", "pytest_httpserver", "cacheprovider"} - {plugin}
     result = run("-m", "pytest", "-q", *[f"-pno:{it}" for it in others], cwd=folder, seconds=280)
     assert result.returncode == 0, f"copied, it fails:\n{result.stdout[-3000:]}"
+
+
+def test_the_fixtures_are_described_as_in_their_file(compare: Compare) -> None:
+    tree = ast.parse((ROOT / "tests" / "conftest.py").read_text(encoding="utf-8"))
+    fixtures = {
+        it.name: ast.get_docstring(it) for it in tree.body if isinstance(it, ast.FunctionDef)
+    }
+    rows = [(f"`{name}`", " ".join(str(does).split())) for name, does in fixtures.items()]
+    compare("fixtures", ("Fixture", "What it does"), rows)
 
 
 def test_lesson_06_and_the_flow_of_testing_md_need_two_fixture_files(tmp_path: Path) -> None:
