@@ -122,11 +122,11 @@ def test_a_run_stays_scheduled_or_late(at: Server, tmp_path: Path, compare: Comp
     with serve(at, tmp_path, "waiting"):
         served = at.wait_for(unserved, *ENDS)
         at.ask("POST", f"/deployments/{at.deployment('served/waiting')['id']}/pause_deployment")
-        unaffected = at.wait_for(at.trigger("served/waiting"), *ENDS)
         runs = [at.trigger("served/waiting", seconds=6) for _ in "12"]
         wait_until("one runs", lambda: "Running" in map(at.state, runs))
         (queued,) = [each for each in runs if at.state(each) != "Running"]
         limited = (at.wait_for(queued, "Late", "Running"), at.wait_for(queued, *ENDS))
+        unaffected = at.wait_for(runs[0], *ENDS)
     rows = [
         ("nothing serves the deployment; then it is served", late[1], served),
         ("its work pool is paused; then it is resumed", late[0], "offered to a worker"),
@@ -197,11 +197,9 @@ def test_old_and_new_processes_serve_one_name(at: Server, tmp_path: Path, compar
         serve(at, tmp_path / "new", "again", new_flow),
     ):
         rows = [schedule("the old process serves, and a new one, too")]
-        deadline = time.monotonic() + 120
-        while len(ran) < 2 and time.monotonic() < deadline:
-            for each in [at.trigger("served/again") for _ in range(4)]:
-                logs = read_ended(UUID(each), 120).logs
-                ran |= {it.message.split(",")[0] for it in logs if "helper" in it.message}
+        for each in [at.trigger("served/again", seconds=3) for _ in "12"]:  # limit=1: one each
+            logs = read_ended(UUID(each), 120).logs
+            ran |= {it.message.split(",")[0] for it in logs if "helper" in it.message}
         end(old)
         rows.append(schedule("the old process ends"))
     with serve(at, tmp_path, "again", stays):
