@@ -9,8 +9,6 @@ import re
 import shutil
 import tomllib
 from functools import reduce
-from importlib import import_module
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from machinery import (
     script,
 )
 from pages import Compare
-from prefect import Flow, flow, task
+from prefect import flow, task
 from prefect.cache_policies import INPUTS
 from prefect.client.schemas.objects import State
 
@@ -97,24 +95,6 @@ def test_defaults(compare: Compare) -> None:
         ours: Any = reduce(lambda it, part: it.get(part, {}), path.split("."), here)
         rows.append((*labels, shown(default), "" if ours == {} else ours))
     compare("defaults", ("Setting", "Meaning, in Prefect's words", "Default", "Here"), rows)
-
-
-def test_arguments(compare: Compare) -> None:
-    serve, of_task = signature(Flow.serve).parameters, signature(prefect.Task).parameters
-    arguments = {
-        "`.serve(limit)`": ("most flow runs of this process at the same time", serve["limit"]),
-        "`.serve(pause_on_shutdown)`": (
-            "whether its end pauses the schedule",
-            serve["pause_on_shutdown"],
-        ),
-        "`.serve(interval)`": ("seconds between two scheduled runs", serve["interval"]),
-        "`@task(timeout_seconds)`": ("time limit of a task run", of_task["timeout_seconds"]),
-        "`@task(log_prints)`": ("whether `print` writes a log record", of_task["log_prints"]),
-    }
-    rows = [(argument, meaning, it.default) for argument, (meaning, it) in arguments.items()]
-    seconds = import_module(script("12").stem).TIMEOUT_SECONDS
-    rows.append(("`12 --timeout`", "seconds for the whole of lesson 12", seconds))
-    compare("arguments", ("Argument", "Meaning", "Default"), rows)
 
 
 def test_settings_that_the_lessons_read(compare: Compare) -> None:
