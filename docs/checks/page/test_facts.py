@@ -44,7 +44,7 @@ RUN, BLOCK = (rf"^ *```(?:{it}).*?^ *```$" for it in ("python|console|diff|merma
 SECONDS = r"(?:\d+ s(?:\s\+\s\d+ s)+\s=\s)?\*\*\d+ s\*\*|\| \d+ \|$"
 HELD = rf"(?ms){RUN}|{SECONDS}|^<!-- (?:compared|benchmark): .*?(?=^$|\Z)"
 # What a change that is to be tried prints, and which tests fail: only these words are compared.
-EFFECT, QUOTE = r"(?ms)^- Effect: .*?(?=^</details>)", r"`[^`]+`"
+EFFECT, QUOTE = r"(?ms)^```diff\n.*?^</details>", r"`[^`\n]+(?:\n[^`\n]+)?`"
 
 
 @cache
@@ -90,8 +90,8 @@ def stands(fact: re.Match[str], places: str) -> bool:
 
 def paragraphs(section: str) -> list[str]:
     """Return what is not compared: the paragraphs, list items and table rows of the section."""
-    kept = re.sub(rf"{HELD}|{BLOCK}", "", section)
-    kept = re.sub(EFFECT, lambda effect: re.sub(QUOTE, "", effect[0]), kept)
+    kept = re.sub(EFFECT, lambda effect: re.sub(QUOTE, "", effect[0]), section)
+    kept = re.sub(rf"{HELD}|{BLOCK}", "", kept)
     return re.split(r"\n(?=\n|- |\d\. |\|)", kept)
 
 
