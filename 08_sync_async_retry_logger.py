@@ -87,7 +87,7 @@ def predict_churn(balance: float, activity: list[int]) -> float:
 def send_notification(user: dict[str, Any], churn: float) -> str:
     """Send one message about the user, and return it."""
     message = f"{user['name']} leaves with a probability of {churn:.0%}"
-    # The same key in every attempt: the service recognises a message that it has already delivered.
+    # The same key in every attempt: the service recognizes a message that it has already delivered.
     key = f"churn-{flow_run.id}-{user['user_id']}"
     time.sleep(NOTIFICATION_SECONDS)
     DELIVERED.setdefault(key, message)

@@ -32,7 +32,7 @@ from sklearn.preprocessing import StandardScaler
 
 MAX_DAMAGED = 0.02  # of the rows; if more are damaged, something is wrong with the whole file
 MIN_USERS = 100  # of those who left, and of those who stayed
-C_VALUES = [0.0001, 0.001, 0.01, 0.1, 1.0, 10.0]  # from strong regularisation to weak
+C_VALUES = [0.0001, 0.001, 0.01, 0.1, 1.0, 10.0]  # from strong regularization to weak
 LOCK = "publish-churn-model"
 RUNNERS: dict[str, Any] = {
     "threads": ThreadPoolTaskRunner,
@@ -70,7 +70,7 @@ def split_users(users: dict[int, Features]) -> list[Split]:
 def fit(c: float, training: Split) -> Weights:
     """Return the weights, per dollar and per login, of a logistic regression with this C.
 
-    The features are standardised first, so that regularisation treats both alike.
+    The features are standardized first, so that regularization treats both alike.
     """
     data = np.array(training)
     scaler, model = StandardScaler(), LogisticRegression(C=c)
