@@ -115,7 +115,7 @@ def open_terminal(command: str, cwd: Path = ROOT, **settings: Any) -> Any:
 
 
 def read_terminal(terminal: Any) -> str:
-    """Wait until a command in a terminal ends; return what it has printed, without colours."""
+    """Wait until a command in a terminal ends; return what it has printed, without colors."""
     terminal.expect(pexpect.EOF)
     text = terminal.logfile_read.getvalue().replace("\r\n", "\n")
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\].*?(\x07|\x1b\\)", "", text)

@@ -38,7 +38,7 @@ CHANGING = (
 )
 
 
-def normalised(output: str) -> str:
+def normalized(output: str) -> str:
     """Return the output with what differs from run to run taken out."""
     for pattern, replacement in CHANGING:
         output = re.sub(pattern, replacement, output)

@@ -35,7 +35,7 @@ def running() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    """Run headless Chromium, and return its page, in light colours."""
+    """Run headless Chromium, and return its page, in light colors."""
     expect.set_options(timeout=120_000)
     with sync_playwright() as playwright:
         options = ["--no-sandbox", "--no-proxy-server"]

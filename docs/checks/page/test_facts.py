@@ -18,7 +18,7 @@ from pathlib import Path
 import prefect.settings
 import pytest
 from machinery import ROOT, SCRIPTS
-from pages import LEARNINGS, PAGES, links, normalised, sections
+from pages import LEARNINGS, PAGES, links, normalized, sections
 
 COUNTS = "two three four five six seven eight nine ten eleven twelve"
 ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth"
@@ -56,7 +56,7 @@ def held(page: Path, anchor: str) -> str:
         return f"{page.name}\n{page.read_text(encoding='utf-8', errors='replace')}"
     section = sections(page).get(anchor, "")
     effects = re.findall(QUOTE, "".join(re.findall(EFFECT, section)))
-    return normalised("\n".join([*re.findall(HELD, section), *effects]))
+    return normalized("\n".join([*re.findall(HELD, section), *effects]))
 
 
 def linked(page: Path, text: str) -> str:

@@ -33,7 +33,7 @@ from pages import (
     SECTIONS,
     check_pictures,
     map_rows,
-    normalised,
+    normalized,
     work_seconds,
 )
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -164,7 +164,7 @@ def test_a_transcript_is_what_the_command_prints(
     transcript: Transcript, printed: Print, pytestconfig: pytest.Config
 ) -> None:
     output, write = printed(transcript), pytestconfig.getoption("write")
-    same = normalised(output) == normalised(transcript.output)
+    same = normalized(output) == normalized(transcript.output)
     if write == "all" or (write and not same):
         rewrite(transcript, output)
     assert write or same, (
