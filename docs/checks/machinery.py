@@ -229,13 +229,14 @@ class Server:
         return response.json() if response.content else None
 
     def deploy(self, name: str = NAME) -> str:
-        """Make the deployment FLOW/DEPLOYMENT, which takes a user_id; return its id.
+        """Make the deployment FLOW/DEPLOYMENT, which nothing serves; return its id.
 
-        Nothing serves it.
+        Its flow takes a user_id and a day.
         """
         flow, deployment = name.split("/")
         body = {"name": deployment, "flow_id": self.ask("POST", "/flows/", name=flow)["id"]}
-        schema = {"type": "object", "properties": {"user_id": {"type": "integer"}}}
+        types = {"user_id": {"type": "integer"}, "day": {"type": "string"}}
+        schema = {"type": "object", "properties": types}
         return str(self.ask("POST", "/deployments/", **body, parameter_openapi_schema=schema)["id"])
 
     def deployment(self, name: str = NAME) -> Any:
