@@ -22,11 +22,11 @@ lesson = importlib.import_module("08_sync_async_retry_logger")
 
 
 @flow
-def many_users_flow(user_ids: list[int]) -> list[float] | State:
-    """Print and return the probability that each user leaves.
+def many_users_flow(user_ids: list[int]) -> dict[int, float] | State:
+    """Return the probability that each user leaves, by the user's ID.
 
-    If a task fails, the flow run is Failed, and its message lists each user whose task failed,
-    with the error.
+    If a task fails, the flow run is Failed. Its result has the other users, and its message lists
+    each user whose task failed, with the error.
     """
     users = lesson.fetch_user_info.map(user_ids)
     balances = lesson.fetch_account_balance.map(users)
@@ -34,19 +34,18 @@ def many_users_flow(user_ids: list[int]) -> list[float] | State:
     churns = lesson.predict_churn.map(balances, activities)
     sent = lesson.send_notification.map(users, churns)
 
-    probabilities, errors = [], []
+    churn, errors = {}, []
     for user_id, *steps in zip(user_ids, users, balances, activities, churns, sent, strict=True):
         try:
             # In the order of the tasks: the first one without a result raises the user's error.
             # The tasks after it never started, and their own error would not say why.
-            probabilities.append([step.result() for step in steps][3])
+            churn[user_id] = [step.result() for step in steps][3]
         except Exception as error:  # noqa: BLE001 - whatever it is, the other users go on
             errors.append(f"user {user_id}: {type(error).__name__}: {error}")
-        else:
-            print(f"user {user_id}: {probabilities[-1]:.3f}")
     if errors:
-        return Failed(message="\n".join([f"{len(errors)} of {len(user_ids)} failed", *errors]))
-    return probabilities
+        message = "\n".join([f"{len(errors)} of {len(user_ids)} failed", *errors])
+        return Failed(message=message, data=churn)
+    return churn
 
 
 def main() -> None:
@@ -59,6 +58,9 @@ def main() -> None:
     if arguments.dask:
         runner = DaskTaskRunner(address=arguments.dask)
     state = many_users_flow.with_options(task_runner=runner)(arguments.user_ids, return_state=True)
+    result = state.result(raise_on_failure=False)
+    for user_id, churn in result.items() if isinstance(result, dict) else ():
+        print(f"user {user_id}: {churn:.3f}")
     if not state.is_completed():
         sys.exit(f"error: {state.message}")
 
