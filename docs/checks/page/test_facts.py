@@ -10,9 +10,7 @@ not be noticed in a sentence.
 """
 
 import re
-import sys
 from functools import cache
-from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import prefect.settings
@@ -36,8 +34,6 @@ FACT = re.compile(
     # The first word of a sentence is not a state: "Running several tasks is simple".
     rf"|(?<!^)(?<![.!?:] )\b(?P<state>{'|'.join(STATES.split())})\b"
 )
-# Names of packages. That a test exists which a page names, test_things_to_try.py checks.
-FREE = {f"`{name}`" for name in [*sys.stdlib_module_names, *packages_distributions()]}
 # A block that a check runs or compares, and any block.
 RUN, BLOCK = (rf"^ *```(?:{it}).*?^ *```$" for it in ("python|console|diff|mermaid|bash", ""))
 # Sums of seconds, and the seconds in the map of the lessons: test_transcripts.py compares those.
@@ -118,9 +114,7 @@ def test_a_fact_in_prose_stands_in_a_compared_place(page: Path, anchor: str) -> 
         unheld += [
             fact[0]
             for fact in FACT.finditer(prose(paragraph))
-            if fact[0] not in FREE
-            and not fact[0].startswith("`test_")
-            and not any((at / fact[0].strip("`")).exists() for at in (page.parent, ROOT))
+            if not fact[0].startswith("`test_")  # test_things_to_try.py looks for those
             and not stands(fact, places + (of_code if fact["code"] else ""))
         ]
     assert not unheld, (
