@@ -151,7 +151,8 @@ def test_a_server_that_is_started_in_a_terminal(tmp_path: Path, compare: Compare
     compare("terminal", head, rows)
 
 
-def test_states(at: Server, compare: Compare) -> None:
+def test_states(harness: None, compare: Compare) -> None:
+    """Run a flow here: not on a server that ends before this process has sent its last records."""
     once: Any = task(cache_policy=INPUTS, persist_result=True)(lambda number: number)
     slow: Any = task(timeout_seconds=0.1)(asyncio.sleep)
 
