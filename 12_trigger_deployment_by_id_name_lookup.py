@@ -2,9 +2,9 @@
 
 Run:    python 12_trigger_deployment_by_id_name_lookup.py user-flow/user-deployment --wait
 Notice: the flow run's id goes to stdout, all else to stderr, the outcome into the exit code:
-0 triggered, with --wait Completed. 1 The run ended, but not Completed. 2 Refused, nothing was
-triggered (usage, name, parameter, key of another event). 3 Timed out while the run goes on.
-4 No usable answer from the API; the line says if the run may exist. 130 Interrupted.
+0 Triggered, and with --wait the run is Completed. 1 The run ended in another state. 2 Refused, and
+nothing was triggered (usage, name, parameter, key of another event). 3 Timed out: the run goes on.
+4 No usable answer from the API: the line says if the run may exist. 130 Interrupted.
 """
 
 import argparse
@@ -112,7 +112,7 @@ def check_arguments(name: str, parameters: Json, key: str) -> None:
 def check_parameter_names(parameters: Json, deployment: Json) -> None:
     """Raise ValueError for parameters that the flow lacks: the API takes them, the run crashes."""
     schema = deployment.get("parameter_openapi_schema") or {}
-    accepted = list(schema.get("properties", parameters))
+    accepted = list(schema.get("properties", parameters))  # without a schema, all of yours
     unknown = []
     for name in parameters.keys() - accepted:
         near = difflib.get_close_matches(str(name), accepted, n=1)
@@ -136,7 +136,7 @@ def check_flow_run(flow_run: Json, deployment: Json, parameters: Json, key: str)
 
 
 def exact(value: Any) -> Any:
-    """Return a JSON value whose numbers are compared digit by digit, and 1 is not True."""
+    """Return the JSON value with exact numbers: 6e23 is what it says, and 1 is not True."""
 
     def number(text: str) -> tuple[Decimal]:
         return (Decimal(text),)  # 6e23 is 600000000000000000000000, as PostgreSQL returns it
@@ -151,7 +151,7 @@ class TransientError(Exception):
 def ask(
     api_url: str | None, method: str, path: str, deadline: float, body: Json | None = None
 ) -> Json:
-    """Send a request until it is answered, or the deadline, a time.monotonic(), has passed."""
+    """Send a request until it is answered or until the deadline, a time.monotonic(), passes."""
     attempt, backoff = 1, BACKOFF_SECONDS
     while True:
         try:
@@ -161,7 +161,7 @@ def ask(
         left = deadline - time.monotonic()
         if left <= 0:
             raise ConnectionError(problem)
-        if attempt == 2:
+        if attempt == 2:  # the first retry has not helped either
             logger.warning("warning: %s Retrying for up to %.0f s.", problem, left)
         pause = random.uniform(0, backoff)  # or all clients come back at once, and collide again
         time.sleep(min(max(pause, retry_after), left))
@@ -189,6 +189,7 @@ def send(api_url: str | None, method: str, path: str, seconds: float, body: Json
         raise TransientError(f"{problem} Retry later.", float(after) if after.isdecimal() else 0)
     if status in (401, 403):
         raise PermissionError(f"{problem} Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING.")
+    # A bare "Not Found" is about the path, so the URL is wrong, and not the request.
     if 400 <= status < 500 and answer.get("detail", "Not Found") != "Not Found":
         raise (LookupError if status == 404 else ValueError)(f"{problem} Correct the request.")
     if not 200 <= status < 300 or "id" not in answer:
@@ -202,10 +203,10 @@ def raise_connection_problem(api_url: str, error: BaseException) -> NoReturn:
     while inner := cause.__cause__ or cause.__context__:
         cause = inner  # the error of requests says little, the one that caused it more
     problem = f"no answer from {api_url} ({cause})."
-    is_certificate = type(error) in (OSError, requests.exceptions.SSLError)  # or a file of them
-    if is_certificate and not isinstance(cause, ssl.SSLEOFError):
+    is_certificate = type(error) in (OSError, requests.exceptions.SSLError)  # OSError: no file
+    if is_certificate and not isinstance(cause, ssl.SSLEOFError):  # an EOF is a cut connection
         raise ConnectionError(f"{problem} Check PREFECT_API_SSL_CERT_FILE.") from None
-    if isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN:
+    if isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN:  # no such host
         raise ConnectionError(f"{problem} Check the API URL.") from None
     start = "Start a server with: prefect server start --background (or check the API URL)."
     raise TransientError(f"{problem} {start}", 0) from None
@@ -283,7 +284,7 @@ def main() -> None:
                 problem = f"{flow_run['name']} is {state['name']} ({reason})"
                 parser.exit(1, f"error: {problem}. Look at its log in the UI.\n")
     except KeyboardInterrupt:
-        parser.exit(130, f"error: interrupted. The run may exist: ask with the key {key!r}.\n")
+        parser.exit(130, f"error: interrupted. A run may exist: ask again with the key {key!r}.\n")
     except (OSError, LookupError, ValueError) as error:
         code = 3 if isinstance(error, TimeoutError) else 4 if isinstance(error, OSError) else 2
         parser.exit(code, f"error: {' '.join(str(error).split())}\n")

@@ -131,7 +131,7 @@ def test_a_run_stays_scheduled_or_late(at: Server, tmp_path: Path, compare: Comp
         ("nothing serves the deployment; then it is served", late[1], served),
         ("its work pool is paused; then it is resumed", late[0], "offered to a worker"),
         ("the `limit` is reached; then the other run ends", *limited),
-        ("not a reason: its deployment is paused, and so its schedule is", "", unaffected),
+        ("not a reason: its deployment is paused, and so is its schedule", "", unaffected),
     ]
     compare("waiting", ("Reason", "State after Scheduled", "Afterwards"), rows)
 

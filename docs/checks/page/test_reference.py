@@ -50,7 +50,7 @@ client.custom_headers
 """
 STATES = {
     "Scheduled": "it has a start time",
-    "Late": "that time is over, and nothing has asked for the run",
+    "Late": "that time has passed, and nothing has asked for the run",
     "AwaitingRetry": "it waits for its next attempt",
     "Pending": "something has taken the run",
     "Submitting": "its process is being started",
