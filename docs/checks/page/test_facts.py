@@ -25,7 +25,7 @@ WORDS |= {word: number for number, word in enumerate(ORDINALS.split(), 3)}
 # A number in words is a fact before one of these, but not in "the two calls".
 MEASURES = "second minute hour day time attempt retr delay failure request process worker machine"
 STATES = "Scheduled Late Pending Submitting Running Retrying AwaitingRetry Cached Completed Failed"
-STATES += " TimedOut Crashed Cancelling Cancelled NotReady DEBUG INFO WARNING ERROR CRITICAL"
+STATES += " Paused TimedOut Crashed Cancelling Cancelled NotReady DEBUG INFO WARNING ERROR CRITICAL"
 # A fact: a span in code style, a number, a number in words, a state or the level of a log record.
 FACT = re.compile(
     r"`+(?P<code>[^`]+)`+"
