@@ -28,6 +28,15 @@ def test_every_script_has_its_section_and_its_rows_in_order() -> None:
     assert paths == SCRIPTS, "README.md's path is another"
 
 
+def test_the_idea_of_a_lesson_is_what_its_docstring_begins_with() -> None:
+    for page in (README, LEARNINGS):
+        rows = re.findall(r"(?m)^\| \[(\d\S+\.py)\]\(\S+\) \| (.+?) \|", page)
+        for name, idea in rows:
+            docstring = (ROOT / name).read_text(encoding="utf-8").strip('"')
+            begins = docstring.lower().startswith(idea.lower())
+            assert begins, f"{name} begins with {docstring.splitlines()[0]!r}, its row has {idea!r}"
+
+
 def test_what_the_map_calls_new_is_in_the_lesson_and_not_in_the_one_before() -> None:
     before = ""
     for name in SCRIPTS:
