@@ -25,7 +25,7 @@ class User(BaseModel):
     week_2: int = Field(ge=0, le=1000)
     week_3: int = Field(ge=0, le=1000)
     week_4: int = Field(ge=0, le=1000)
-    left: Literal["0", "1"]
+    left: Literal["0", "1"]  # 0: the user stayed, 1: the user left
 
 
 COLUMNS = list(User.model_fields)

@@ -107,10 +107,14 @@ def test_the_generator_makes_the_file_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_a_user_stays_in_the_same_split(compare: Compare) -> None:
-    names = ["training", "validation", "test"]
+    uses = {
+        "training": "to fit each candidate",
+        "validation": "to choose the best candidate",
+        "test": "to evaluate the winner",
+    }
     sizes = [(len(split), f"{len(split) / len(USERS):.0%}") for split in SPLITS]
-    rows = [(name, *size) for name, size in zip(names, sizes, strict=True)]
-    compare("splits", ["split", "users", "share"], rows)
+    rows = [(*use, *size) for use, size in zip(uses.items(), sizes, strict=True)]
+    compare("splits", ["split", "what it is for", "users", "share"], rows)
     for user_id in [*USERS][::77]:
         alone = training.split_users.fn({user_id: USERS[user_id]})
         for part, everybody in zip(alone, SPLITS, strict=True):

@@ -86,13 +86,15 @@ def test_a_worker_keeps_its_limit_and_when_it_dies_alone_its_runs_crash(
         worker.kill()
         ended = [at.wait_for(it, "Crashed", "Completed") for it in (first, second)]
         psutil.wait_procs(runs, 20)
-    rows = [
-        ("the first", running[0], ended[0]),
-        ("the second", running[1], ended[1]),
-        ("the third", waiting, history(at, third)[-1]["name"]),
-    ]
-    set_state(at, third, "Cancelled")
-    head = ["three flow runs, and a worker with `--limit 2`", "state", "after the worker is killed"]
+        ended.append(history(at, third)[-1]["name"])
+    set_seconds(clone, 1)
+    with clone.terminal(block("--name worker-1"), "started!"):
+        at.wait_for(third, "Completed")
+    last = [at.state(it) for it in (first, second, third)]
+    names = ["the first", "the second", "the third"]
+    rows = zip(names, [*running, waiting], ended, last, strict=True)
+    head = ["three flow runs, and a worker with `--limit 2`", "state"]
+    head += ["after the worker is killed", "after another worker has started"]
     compare("workers", head, rows)
 
 
