@@ -44,7 +44,7 @@ if __name__ == "__main__":
 """
 ENDINGS: dict[str, tuple[signal.Signals, Callable[[int, int], None]]] = {
     "Ctrl-C: `SIGINT` to the group": (signal.SIGINT, os.killpg),
-    "`SIGINT` to the process": (signal.SIGINT, os.kill),
+    "recommended: `SIGINT` to the process": (signal.SIGINT, os.kill),
     "service managers and containers: `SIGTERM` to the process": (signal.SIGTERM, os.kill),
     "`SIGTERM` to the group": (signal.SIGTERM, os.killpg),
     "`SIGKILL` to the process": (signal.SIGKILL, os.kill),
@@ -227,7 +227,7 @@ def test_a_parameter_is_accepted_and_the_run_crashes(
             error = wait_until("the process has logged the error", errors)[-1]
             logs = [it for it in found.logs if error in it.message]
             rows.append((f"`{name}={value}`", found.state, f"`{error}`", len(logs)))
-    head = ("Parameters", "State of the run", "Error", "Log records on the server with this error")
+    head = ("Parameters", "State of the run", "Error in the terminal", "Log records of it on the server")
     compare("wrong-parameters", head, rows)
 
 

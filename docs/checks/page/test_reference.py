@@ -62,7 +62,7 @@ STATES = {
     "Cached": "a task was not run, because its result is known",
     "Failed": "your code raised",
     "TimedOut": "it took longer than its time limit",
-    "NotReady": "a task was not run, because one of its inputs failed",
+    "NotReady": "a task was not run, and will not be, because one of its inputs failed",
     "Crashed": "it could not run, or its process ended",
     "Cancelled": "somebody cancelled it",
 }
