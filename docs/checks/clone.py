@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,19 +71,11 @@ class Clone:
         assert ran.returncode == exits, f"{commands}\nexit {ran.returncode}: {printed}"
         return ran.stdout, ran.stderr
 
-    @contextmanager
-    def terminal(self, commands: str, ready: str) -> Iterator[psutil.Process]:
-        """Run commands that do not end; give their process once it has printed `ready`."""
+    def terminal(self, commands: str, ready: str) -> AbstractContextManager[psutil.Popen]:
+        """Run commands that do not end during the block, once they have printed `ready`."""
         log = Path(tempfile.mkstemp(suffix=".log", dir=self.folder)[1])
-        options: Any = {"program": SHELL, "cwd": self.folder, **self.exported}
-        with background(commands, log=log, **options) as process:
-
-            def is_ready() -> bool:
-                assert process.poll() is None, f"it has ended: {commands}\n{log.read_text()}"
-                return ready in log.read_text()
-
-            wait_until(f"{commands} prints {ready!r}", is_ready, 90)
-            yield psutil.Process(process.pid)
+        options: Any = {"is_ready": lambda: ready in log.read_text(), "cwd": self.folder}
+        return background(*SHELL, commands, log=log, **options, **self.exported)
 
 
 def make_clone(folder: Path, factor: float, **exported: str) -> Clone:

@@ -29,7 +29,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def running() -> Iterator[Server]:
     """Run a server with its UI, on which lesson 09 is served."""
-    with server() as own, serving(own.api_url, script("09"), own.home / "09.log"):
+    with server() as own, serving(own, script("09"), own.home / "09.log"):
         yield own
 
 

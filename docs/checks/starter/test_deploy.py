@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from wsgiref.validate import validator
 
+import psutil
 import pytest
 from machinery import ROOT, Server, changed_copy, run, script, serving
 from prefect.settings import Settings
@@ -59,12 +60,11 @@ def folder(own_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def unit(own_server: Server, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def unit(own_server: Server, folder: Path) -> Iterator[psutil.Popen]:
     """Run the program of churn-flow.service in the copy. The last test that uses it stops it."""
     program, file = UNIT["ExecStart"].split()
     assert program == f"{BIN}python", f"the unit starts {program}, which is not the .venv's Python"
-    log, api_url = folder / "service.log", own_server.api_url
-    with serving(api_url, folder / file, log, NAME, cwd=folder) as process:
+    with serving(own_server, folder / file, folder / "service.log", NAME, cwd=folder) as process:
         yield process
 
 
@@ -251,9 +251,7 @@ def test_the_server_removes_flow_runs_after_30_days(monkeypatch: pytest.MonkeyPa
     assert vacuum.retention_period.days == 30, f"the unit says 30, not {vacuum.retention_period}"
 
 
-def test_a_stop_lets_the_run_in_progress_complete(
-    own_server: Server, unit: subprocess.Popen[bytes]
-) -> None:
+def test_a_stop_lets_the_run_in_progress_complete(own_server: Server, unit: psutil.Popen) -> None:
     running = own_server.trigger(NAME, user_id=111)  # it takes 10 s
     own_server.wait_for(running, "Running")
     mode, sent = UNIT.get("KillMode", "control-group"), UNIT.get("KillSignal", "SIGTERM")
