@@ -75,9 +75,10 @@ def test_the_certificate_is_checked_as_prefects_settings_say(tmp_path: Path) -> 
     answer: Any = {"id": "1", "deployment_id": "1", "name": "a-run", "state": state}
     with HTTPServer("localhost", 0, ssl_context=context) as https:
         https.expect_request(re.compile(".*")).respond_with_json(answer)
-        command: Any = {"PREFECT_API_URL": https.url_for("/api"), "REQUESTS_CA_BUNDLE": own[0]}
-        refused = run(script("12"), NAME, **command)  # a retry would go on for longer than this
-        trusted = run(script("12"), NAME, **command | {"PREFECT_API_SSL_CERT_FILE": own[0]})
+        known: Any = {"PREFECT_API_URL": https.url_for("/api"), "REQUESTS_CA_BUNDLE": own[0]}
+        known["SSL_CERT_FILE"] = ""  # which this machine may have
+        refused = run(script("12"), NAME, **known)  # a retry would go on for longer than this
+        trusted = run(script("12"), NAME, **known, PREFECT_API_SSL_CERT_FILE=own[0])
     assert refused.returncode == 4, f"it trusts what requests trusts: {refused.stderr}"
     assert "certificate verify failed: self-signed certificate" in refused.stderr
     assert trusted.returncode == 0, f"it does not trust the setting's: {trusted.stderr}"
