@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,28 +15,17 @@ from uuid import UUID
 import psutil
 import pytest
 from machinery import ROOT, SCRIPTS, background, free_port, run
-from pages import RUN_ID
+from pages import RUN_ID, find_block, shell_blocks
 from recorded import FlowRun, read_ended, wait_until
 
 GROWING = ROOT / "docs" / "growing"
-TEXTS = {page.name: page.read_text(encoding="utf-8") for page in sorted(GROWING.glob("*.md"))}
-BLOCKS: list[str] = re.findall(r"(?ms)^```bash\n(.*?)^```", "".join(TEXTS.values()))
+BLOCKS = shell_blocks(*GROWING.glob("*.md"))
+block = partial(find_block, BLOCKS)
 SHELL = ("bash", "-euo", "pipefail", "-c")
 
 needs_postgres = pytest.mark.skipif(
     not shutil.which("pg_virtualenv"), reason="no PostgreSQL (on Debian: postgresql)"
 )
-
-
-def block(text: str, *changes: tuple[str, str]) -> str:
-    """Return the pages' shell block that has this text, with each (old, new) text replaced."""
-    found = [each for each in BLOCKS if text in each]
-    assert len(found) == 1, f"{len(found)} shell blocks of docs/growing have {text!r}"
-    commands = found[0]
-    for old, new in changes:
-        assert old in commands, f"no {old!r} in the shell block\n{commands}"
-        commands = commands.replace(old, new)
-    return commands
 
 
 def recorded(output: str) -> FlowRun:
@@ -52,7 +42,7 @@ def recorded(output: str) -> FlowRun:
 
 @dataclass
 class Clone:
-    """A clone of the repository in which somebody types commands, and what they have exported."""
+    """A folder in which somebody types commands, and what they have exported."""
 
     folder: Path
     exported: dict[str, str]
@@ -66,7 +56,7 @@ class Clone:
 
     def run(self, commands: str, exits: int = 0) -> tuple[str, str]:
         """Run the commands to their end; return stdout and stderr; fail on another exit code."""
-        ran = run(commands, program=SHELL, cwd=self.folder, seconds=240, **self.exported)
+        ran = run(commands, program=SHELL, cwd=self.folder, seconds=600, **self.exported)
         printed = (ran.stdout + ran.stderr)[-2000:]
         assert ran.returncode == exits, f"{commands}\nexit {ran.returncode}: {printed}"
         return ran.stdout, ran.stderr

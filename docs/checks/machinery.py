@@ -34,14 +34,18 @@ def script(number: str) -> Path:
     return path
 
 
-def changed_copy(source: Path, folder: Path, *changes: tuple[str, str]) -> Path:
-    """Copy a file into the folder with each (old, new) text replaced; fail if an old is missing."""
-    text = source.read_text(encoding="utf-8")
+def replace_each(text: str, *changes: tuple[str, str]) -> str:
+    """Return the text with each (old, new) text replaced; fail if an old is missing."""
     for old, new in changes:
-        assert old in text, f"{source.name} has no {old!r}"
+        assert old in text, f"no {old!r} in\n{text}"
         text = text.replace(old, new)
+    return text
+
+
+def changed_copy(source: Path, folder: Path, *changes: tuple[str, str]) -> Path:
+    """Copy a file into the folder with each (old, new) text replaced."""
     copy = folder / source.name
-    copy.write_text(text, encoding="utf-8")
+    copy.write_text(replace_each(source.read_text("utf-8"), *changes), encoding="utf-8")
     return copy
 
 
