@@ -56,7 +56,7 @@ class Clone:
 
     def run(self, commands: str, exits: int = 0) -> tuple[str, str]:
         """Run the commands to their end; return stdout and stderr; fail on another exit code."""
-        ran = run(commands, program=SHELL, cwd=self.folder, seconds=600, **self.exported)
+        ran = run(commands, program=SHELL, cwd=self.folder, **self.exported)
         printed = (ran.stdout + ran.stderr)[-2000:]
         assert ran.returncode == exits, f"{commands}\nexit {ran.returncode}: {printed}"
         return ran.stdout, ran.stderr

@@ -83,7 +83,6 @@ def run(
     *words: str | Path,
     program: Sequence[str] = (sys.executable,),
     cwd: Path = ROOT,
-    seconds: float = 120,
     **settings: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Run Python, or another program, with these words; return exit code, stdout and stderr."""
@@ -95,7 +94,6 @@ def run(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
-        timeout=seconds,
     )
 
 

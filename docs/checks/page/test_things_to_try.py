@@ -65,7 +65,7 @@ of_attempts = pytest.mark.parametrize("attempt", ATTEMPTS, ids=str)
 
 @of_attempts
 def test_a_change_has_the_effect_that_the_page_states(attempt: Attempt, tmp_path: Path) -> None:
-    told = run(attempt.make(tmp_path), seconds=300, PREFECT_API_URL=str(PREFECT_API_URL.value()))
+    told = run(attempt.make(tmp_path), PREFECT_API_URL=str(PREFECT_API_URL.value()))
     text = told.stdout + told.stderr
     # As the page writes a record: its level and its message.
     text += re.sub(r"(?m)^\S+ \| (\w+) +\| .*? - ", r"\1 ", text)
@@ -92,7 +92,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[Attempt, set[str]]:
         attempt.make(place)
         shutil.copy(ROOT / "tests" / f"test_{attempt.script}", place)
     options = ("--import-mode=importlib", "-o", "pythonpath=.", "-q", "-rfE")
-    told = run("-m", "pytest", *options, cwd=folder, seconds=800).stdout
+    told = run("-m", "pytest", *options, cwd=folder).stdout
     assert re.search(r"(?m)^\d+ failed, \d+ passed", told), told
     found: dict[Attempt, set[str]] = {attempt: set() for attempt in ATTEMPTS}
     for number, test in re.findall(r"(?m)^(?:FAILED|ERROR) (\d+)/\S+?::(\w+)", told):

@@ -15,15 +15,7 @@ from uuid import UUID
 
 import psutil
 import pytest
-from machinery import (
-    ROOT,
-    SCRIPTS,
-    Server,
-    free_port,
-    open_terminal,
-    read_terminal,
-    server,
-)
+from machinery import ROOT, SCRIPTS, Server, free_port, open_terminal, read_terminal, server
 from pages import (
     CHANGING,
     FENCE,
@@ -44,10 +36,8 @@ pytestmark = [
     pytest.mark.timeout(900),  # most of it is waiting, on a busy machine
 ]
 
-# How much more than the work a transcript on the page may show: the page states it.
-(TOLERANCE,) = map(float, re.findall(r"took at most ([\d.]+) s more", LEARNINGS))
-assert TOLERANCE < 1, "a transcript of a busy machine teaches the wrong seconds"
-
+# Seconds that a transcript may show more than the work took: one of a busy machine misleads.
+TOLERANCE = 0.9
 LOCAL = "http://127.0.0.1:4200"  # where the reader's server is
 # Prefect prints a notice of telemetry once for each user: the first transcript has it.
 SEEN: dict[str, Any] = {"DO_NOT_TRACK": "1"}

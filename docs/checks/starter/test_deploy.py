@@ -96,7 +96,7 @@ def run_cron_line(
     here = ("/etc/churn-flow.env", f"{folder}/churn-flow.env")
     changed_copy(DEPLOY / "nightly.sh", folder / "deploy", here, *changes)
     clean = ("env", "-i", "-C", "/", "PATH=/usr/bin:/bin", "sh", "-c")
-    return run(f"{command} {day}", program=clean, seconds=180)
+    return run(f"{command} {day}", program=clean)
 
 
 @pytest.mark.usefixtures("unit")
