@@ -244,10 +244,10 @@ class Server:
         """Return the name of the flow run's state."""
         return str(self.ask("GET", f"/flow_runs/{flow_run_id}")["state_name"])
 
-    def wait_for(self, flow_run_id: str, *names: str, seconds: float = 240) -> str:
+    def wait_for(self, flow_run_id: str, *names: str) -> str:
         """Return the name of the flow run's state once it is one of these."""
         what = f"flow run {flow_run_id} is {' or '.join(names)}"
-        return wait_until(what, lambda: {self.state(flow_run_id)} & {*names}, seconds).pop()
+        return wait_until(what, lambda: {self.state(flow_run_id)} & {*names}, 240).pop()
 
     def stop(self) -> None:
         """End it."""

@@ -18,11 +18,6 @@ Row = Sequence[object]  # the cells of a line of a table
 Compare = Callable[[str, Row, Iterable[Row]], None]  # the name, the head and the rows of a table
 RUN_ID = re.compile(r"/runs/flow-run/([0-9a-f-]{36})")
 
-# A console block: one command, and what it prints.
-FENCE = re.compile(
-    r"^```console(?P<mark> no-server)?\n\$ (?P<command>.+)\n(?P<output>(?:(?!```).*\n)*)```$",
-    re.MULTILINE,
-)
 # What differs from run to run in an output, and what stands for it when two are compared.
 CHANGING = (
     (r"(?m)^.*EventsWorker - Still processing items.*\n", ""),

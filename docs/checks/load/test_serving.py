@@ -308,7 +308,7 @@ def test_sigterm_cancels_even_a_completed_run_whose_process_lingers(
         before = at.wait_for(flow_run_id, *ENDS)
         process.send_signal(signal.SIGTERM)
         process.wait(120)
-    after = at.wait_for(flow_run_id, "Cancelled", seconds=60)
+    after = at.wait_for(flow_run_id, "Cancelled")
     head = ("Sent to the serving process", "State of a run whose process is still ending")
     compare("just-completed", (*head, "And then"), [("`SIGTERM`", before, after)])
 
