@@ -19,7 +19,7 @@ import nbformat
 import psutil
 import pytest
 import requests
-from machinery import ENDS, Server, end, run, server, serving
+from machinery import ENDS, Server, end, replace_each, run, server, serving
 from nbclient import NotebookClient
 from pages import Compare
 from prefect import get_client
@@ -83,11 +83,8 @@ def serve(
     at: Server, folder: Path, names: str, *changes: tuple[str, str], **settings: Any
 ) -> Iterator[tuple[Any, Path]]:
     """Serve SERVED, with these changes, under these names; yield the process and its log."""
-    text = SERVED
-    for old, new in changes:
-        text = text.replace(old, new)
     folder.mkdir(exist_ok=True)
-    (folder / "flows.py").write_text(text)
+    (folder / "flows.py").write_text(replace_each(SERVED, *changes))
     (folder / "helper.py").write_text('VERSION = "old"')
     flows, log, words = folder / "flows.py", folder / f"{time.monotonic_ns()}.log", names.split()
     with serving(at, flows, log, f"served/{words[0]}", words, cwd=folder, **settings) as process:
