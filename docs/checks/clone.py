@@ -1,4 +1,4 @@
-"""The reader of docs/growing: a clone with short seconds, the pages' parts, PostgreSQL."""
+"""Somebody who types the pages' commands, such as in a clone with short seconds; PostgreSQL."""
 
 import re
 import shutil
