@@ -144,5 +144,5 @@ def served_on(database: str, folder: Path) -> Iterator[Server]:
             settings = dict(re.findall(r'export (\w+_CONNECTION_URL)="(.+)"', commands))
         running = stack.enter_context(server(**settings))
         lesson = changed_copy(script("09"), folder, ("limit=5", "limit=1"))
-        stack.enter_context(serving(running.api_url, lesson, folder / "log"))
+        stack.enter_context(serving(running, lesson, running.home / "09.log"))
         yield running

@@ -1,12 +1,13 @@
-"""The reader of docs/growing: a clone with short seconds, the pages' parts, PostgreSQL."""
+"""Somebody who types the pages' commands, such as in a clone with short seconds; PostgreSQL."""
 
 import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,28 +15,17 @@ from uuid import UUID
 import psutil
 import pytest
 from machinery import ROOT, SCRIPTS, background, free_port, run
-from pages import RUN_ID
+from pages import RUN_ID, find_block, shell_blocks
 from recorded import FlowRun, read_ended, wait_until
 
 GROWING = ROOT / "docs" / "growing"
-TEXTS = {page.name: page.read_text(encoding="utf-8") for page in sorted(GROWING.glob("*.md"))}
-BLOCKS: list[str] = re.findall(r"(?ms)^```bash\n(.*?)^```", "".join(TEXTS.values()))
+BLOCKS = shell_blocks(*GROWING.glob("*.md"))
+block = partial(find_block, BLOCKS)
 SHELL = ("bash", "-euo", "pipefail", "-c")
 
 needs_postgres = pytest.mark.skipif(
     not shutil.which("pg_virtualenv"), reason="no PostgreSQL (on Debian: postgresql)"
 )
-
-
-def block(text: str, *changes: tuple[str, str]) -> str:
-    """Return the pages' shell block that has this text, with each (old, new) text replaced."""
-    found = [each for each in BLOCKS if text in each]
-    assert len(found) == 1, f"{len(found)} shell blocks of docs/growing have {text!r}"
-    commands = found[0]
-    for old, new in changes:
-        assert old in commands, f"no {old!r} in the shell block\n{commands}"
-        commands = commands.replace(old, new)
-    return commands
 
 
 def recorded(output: str) -> FlowRun:
@@ -52,7 +42,7 @@ def recorded(output: str) -> FlowRun:
 
 @dataclass
 class Clone:
-    """A clone of the repository in which somebody types commands, and what they have exported."""
+    """A folder in which somebody types commands, and what they have exported."""
 
     folder: Path
     exported: dict[str, str]
@@ -66,24 +56,16 @@ class Clone:
 
     def run(self, commands: str, exits: int = 0) -> tuple[str, str]:
         """Run the commands to their end; return stdout and stderr; fail on another exit code."""
-        ran = run(commands, program=SHELL, cwd=self.folder, seconds=240, **self.exported)
+        ran = run(commands, program=SHELL, cwd=self.folder, **self.exported)
         printed = (ran.stdout + ran.stderr)[-2000:]
         assert ran.returncode == exits, f"{commands}\nexit {ran.returncode}: {printed}"
         return ran.stdout, ran.stderr
 
-    @contextmanager
-    def terminal(self, commands: str, ready: str) -> Iterator[psutil.Process]:
-        """Run commands that do not end; give their process once it has printed `ready`."""
+    def terminal(self, commands: str, ready: str) -> AbstractContextManager[psutil.Popen]:
+        """Run commands that do not end during the block, once they have printed `ready`."""
         log = Path(tempfile.mkstemp(suffix=".log", dir=self.folder)[1])
-        options: Any = {"program": SHELL, "cwd": self.folder, **self.exported}
-        with background(commands, log=log, **options) as process:
-
-            def is_ready() -> bool:
-                assert process.poll() is None, f"it has ended: {commands}\n{log.read_text()}"
-                return ready in log.read_text()
-
-            wait_until(f"{commands} prints {ready!r}", is_ready, 90)
-            yield psutil.Process(process.pid)
+        options: Any = {"is_ready": lambda: ready in log.read_text(), "cwd": self.folder}
+        return background(*SHELL, commands, log=log, **options, **self.exported)
 
 
 def make_clone(folder: Path, factor: float, **exported: str) -> Clone:

@@ -6,13 +6,12 @@ import os
 import random
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,7 +25,6 @@ from recorded import wait_until
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.name for path in ROOT.glob("[01][0-9]_*.py"))
 NAME = "user-flow/user-deployment"  # what lesson 09 serves
-PYTHON = (sys.executable,)
 ENDS = ("Completed", "Failed", "Crashed", "Cancelled")
 
 
@@ -36,14 +34,18 @@ def script(number: str) -> Path:
     return path
 
 
-def changed_copy(source: Path, folder: Path, *changes: tuple[str, str]) -> Path:
-    """Copy a file into the folder with each (old, new) text replaced; fail if an old is missing."""
-    text = source.read_text(encoding="utf-8")
+def replace_each(text: str, *changes: tuple[str, str]) -> str:
+    """Return the text with each (old, new) text replaced; fail if an old is missing."""
     for old, new in changes:
-        assert old in text, f"{source.name} has no {old!r}"
+        assert old in text, f"no {old!r} in\n{text}"
         text = text.replace(old, new)
+    return text
+
+
+def changed_copy(source: Path, folder: Path, *changes: tuple[str, str]) -> Path:
+    """Copy a file into the folder with each (old, new) text replaced."""
     copy = folder / source.name
-    copy.write_text(text, encoding="utf-8")
+    copy.write_text(replace_each(source.read_text("utf-8"), *changes), encoding="utf-8")
     return copy
 
 
@@ -79,9 +81,8 @@ def environment(**settings: str) -> dict[str, str]:
 
 def run(
     *words: str | Path,
-    program: Sequence[str] = PYTHON,
+    program: Sequence[str] = (sys.executable,),
     cwd: Path = ROOT,
-    seconds: float = 120,
     **settings: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Run Python, or another program, with these words; return exit code, stdout and stderr."""
@@ -93,7 +94,6 @@ def run(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
-        timeout=seconds,
     )
 
 
@@ -122,14 +122,15 @@ def read_terminal(terminal: Any) -> str:
 
 
 def launch(
-    command: Sequence[str | Path],
+    *command: str | Path,
     log: Path,
+    is_ready: Callable[[], object] = lambda: True,
     cwd: Path = ROOT,
     **settings: Any,
-) -> subprocess.Popen[bytes]:
-    """Start a command, in a process group of its own, which writes to the log."""
+) -> psutil.Popen:
+    """Start a command, with a process group and a log, and return it once it is ready."""
     with log.open("ab") as output:
-        return subprocess.Popen(
+        process = psutil.Popen(
             command,
             cwd=cwd,
             env=environment(**settings),
@@ -139,41 +140,39 @@ def launch(
             start_new_session=True,
         )
 
+    def goes_on_and_is_ready() -> object:
+        assert process.poll() is None, f"{command} has ended: {log.read_text(encoding='utf-8')}"
+        return is_ready()
+
+    try:
+        wait_until(f"{command} is ready", goes_on_and_is_ready, 300)
+    except BaseException:  # a time limit of pytest, for one
+        end(process)
+        raise
+    return process
+
+
+def end(process: psutil.Popen) -> None:
+    """Terminate the process, wait for it, and kill what is left of it and its children."""
+    left: list[psutil.Process] = [process]
+    with suppress(psutil.NoSuchProcess):
+        left += process.children(recursive=True)
+        process.terminate()
+        psutil.wait_procs([process], 20)
+    for each in left:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
+
 
 @contextmanager
-def background(
-    *words: str | Path,
-    log: Path,
-    program: Sequence[str] = PYTHON,
-    stop: int = signal.SIGTERM,
-    **options: Any,
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run Python, or another program, with these words during the block: see `launch`.
-
-    At the end it gets the signal `stop`; what is left of it and its children after 20 s is killed.
-    """
-    process = launch([*program, *words], log, **options)
+def background(*command: str | Path, **options: Any) -> Iterator[psutil.Popen]:
+    """Run a command during the block: see `launch` and `end`."""
+    process = launch(*command, **options)
     try:
         yield process
     finally:
-        end(process, stop)
-
-
-def end(process: subprocess.Popen[bytes], stop: int = signal.SIGTERM) -> None:
-    """Send the signal to the process, wait for it, and kill what is left of it and its children."""
-    children: Sequence[psutil.Process] = []
-    with suppress(psutil.NoSuchProcess):
-        children = psutil.Process(process.pid).children(recursive=True)
-    if process.poll() is None:
-        process.send_signal(stop)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-    for child in children:
-        with suppress(psutil.NoSuchProcess):
-            child.kill()
-    if process.poll() is None:
-        process.kill()
-    process.wait()
+        end(process)
 
 
 @dataclass
@@ -183,7 +182,7 @@ class Server:
     home: Path
     settings: dict[str, Any] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
-    process: subprocess.Popen[bytes] | None = None
+    process: psutil.Popen | None = None
 
     @property
     def site(self) -> str:
@@ -197,16 +196,9 @@ class Server:
 
     def start(self) -> None:
         """Start it, and return when it answers."""
-        command = [*PYTHON, "-m", "prefect", "server", "start", f"--port={self.port}"]
-        log = self.home / "server.log"
-        self.process = launch(command, log, PREFECT_HOME=str(self.home), **self.settings)
-
-        def is_up() -> bool:
-            assert self.process
-            assert self.process.poll() is None, log.read_text(encoding="utf-8")
-            return self.is_up()
-
-        wait_until("the server answers", is_up, 300)
+        command = [sys.executable, "-m", "prefect", "server", "start", f"--port={self.port}"]
+        options = {"log": self.home / "server.log", "is_ready": self.is_up, **self.settings}
+        self.process = launch(*command, PREFECT_HOME=str(self.home), **options)
 
     def is_up(self) -> bool:
         """Return whether it answers."""
@@ -252,15 +244,15 @@ class Server:
         """Return the name of the flow run's state."""
         return str(self.ask("GET", f"/flow_runs/{flow_run_id}")["state_name"])
 
-    def wait_for(self, flow_run_id: str, *names: str, seconds: float = 240) -> str:
+    def wait_for(self, flow_run_id: str, *names: str) -> str:
         """Return the name of the flow run's state once it is one of these."""
         what = f"flow run {flow_run_id} is {' or '.join(names)}"
-        return wait_until(what, lambda: {self.state(flow_run_id)} & {*names}, seconds).pop()
+        return wait_until(what, lambda: {self.state(flow_run_id)} & {*names}, 240).pop()
 
-    def stop(self, by: int = signal.SIGTERM) -> None:
-        """End it by this signal."""
+    def stop(self) -> None:
+        """End it."""
         if self.process:
-            end(self.process, by)
+            end(self.process)
             self.process = None
 
 
@@ -289,23 +281,16 @@ def server(**settings: str) -> Iterator[Server]:
             running.stop()
 
 
-@contextmanager
 def serving(
-    api_url: str, path: Path, log: Path, name: str = NAME, **options: Any
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run lesson 09, or a copy of it, on this server during the block, once it is ready.
+    at: Server, path: Path, log: Path, name: str = NAME, words: Sequence[str] = (), **options: Any
+) -> AbstractContextManager[psutil.Popen]:
+    """Run a program that serves, such as lesson 09, during the block, once it polls this server.
 
-    The options are those of `background`, and further settings.
+    The log must be a new file. The options are those of `launch`, and further settings.
     """
-    options = {"PREFECT_RUNNER_POLL_FREQUENCY": "1", **options, "PREFECT_API_URL": api_url}
-    with background(path, log=log, **options) as process:
 
-        def is_ready() -> bool:
-            assert process.poll() is None, log.read_text(encoding="utf-8")
-            with suppress(requests.RequestException):
-                answer = requests.get(f"{api_url}/deployments/name/{name}", timeout=10)
-                return answer.ok and answer.json()["status"] == "READY"
-            return False
+    def polls() -> bool:  # another process may have made the deployment READY
+        return "being served" in log.read_text() and at.deployment(name)["status"] == "READY"
 
-        wait_until(f"{path.name} serves {name}", is_ready, 60)
-        yield process
+    options |= {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "PREFECT_API_URL": at.api_url}
+    return background(sys.executable, path, *words, log=log, is_ready=polls, **options)

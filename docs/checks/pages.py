@@ -3,11 +3,11 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from itertools import accumulate, count, pairwise, product
+from itertools import pairwise, product
 from pathlib import Path
 from uuid import UUID
 
-from machinery import ROOT
+from machinery import ROOT, replace_each
 from recorded import FlowRun, TaskRun
 
 FOUND = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
@@ -18,11 +18,6 @@ Row = Sequence[object]  # the cells of a line of a table
 Compare = Callable[[str, Row, Iterable[Row]], None]  # the name, the head and the rows of a table
 RUN_ID = re.compile(r"/runs/flow-run/([0-9a-f-]{36})")
 
-# A console block: one command, and what it prints.
-FENCE = re.compile(
-    r"^```console(?P<mark> no-server)?\n\$ (?P<command>.+)\n(?P<output>(?:(?!```).*\n)*)```$",
-    re.MULTILINE,
-)
 # What differs from run to run in an output, and what stands for it when two are compared.
 CHANGING = (
     (r"(?m)^.*EventsWorker - Still processing items.*\n", ""),
@@ -47,9 +42,8 @@ def normalized(output: str) -> str:
 
 def map_rows() -> dict[str, int]:
     """Return the seconds of every script, as the map at the start of LEARNINGS.md has them."""
-    rows = re.findall(r"(?m)^\| \[(\S+\.py)\]\((\S+\.py)\) \|.*\| (\d+) \|$", LEARNINGS)
-    assert all(name == link for name, link, _ in rows), "a row of the map links another script"
-    return {name: int(seconds) for name, _, seconds in rows}
+    rows = re.findall(r"(?m)^\| \[(\S+\.py)\].*\| (\d+) \|$", LEARNINGS)
+    return {name: int(seconds) for name, seconds in rows}
 
 
 @cache
@@ -69,32 +63,25 @@ def sections(page: Path) -> dict[str, str]:
     return {name: "".join(lines) for name, lines in found.items()}
 
 
-def find_table(name: str) -> tuple[Path, str]:
-    """Return the page that has the table `<!-- compared: NAME -->`, and the table's lines.
-
-    The tables that benchmark.py writes are marked `<!-- benchmark: NAME -->`.
-    """
-    marker = rf"(?m)<!-- (?:compared|benchmark): {re.escape(name)} -->\n((?:\|.*\n)*)"
-    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
-    found = [(page, it[1]) for page, text in texts.items() for it in re.finditer(marker, text)]
-    assert len(found) == 1, f"{len(found)} pages have the table {name!r}, not one"
-    return found[0]
-
-
 def compare_table(name: str, head: Row, rows: Iterable[Row], write: bool) -> None:
-    """Compare the whole table NAME of a page with this head and these rows, or write it there."""
+    """Compare the whole table NAME of a page with this head and these rows, or write it there.
+
+    On the page it is marked `<!-- compared: NAME -->`; those of benchmark.py, `benchmark: NAME`.
+    """
     lines = [head, ["---"] * len(head), *rows]
     observed = "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
-    page, table = find_table(name)
+    marker = re.compile(rf"(<!-- (?:compared|benchmark): {re.escape(name)} -->\n)((?:\|.*\n)*)")
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    found = [(page, it) for page, text in texts.items() for it in marker.finditer(text)]
+    assert len(found) == 1, f"{len(found)} pages have the table {name!r}, not one"
+    ((page, shown),) = found
     if write:
-        text = page.read_text(encoding="utf-8")
-        marked = f": {name} -->\n"
-        text = text.replace(marked + table, marked + observed)
+        text = texts[page].replace(shown[0], shown[1] + observed)
         page.write_text(text, encoding="utf-8", newline="\n")
     else:
-        wrong = "".join(f"- {it}\n" for it in table.splitlines() if f"{it}\n" not in observed)
-        right = "".join(f"+ {it}\n" for it in observed.splitlines() if f"{it}\n" not in table)
-        assert table == observed, f"{page.name}, table {name!r}, is not so:\n{wrong}{right}"
+        wrong = "".join(f"- {it}\n" for it in shown[2].splitlines() if f"{it}\n" not in observed)
+        right = "".join(f"+ {it}\n" for it in observed.splitlines() if f"{it}\n" not in shown[2])
+        assert shown[2] == observed, f"{page.name}, table {name!r}, is not so:\n{wrong}{right}"
 
 
 def anchor_of(page: Path, line: int) -> str:
@@ -106,19 +93,29 @@ def anchor_of(page: Path, line: int) -> str:
     raise ValueError(f"{page.name} has no line {line}")
 
 
+def shell_blocks(*pages: Path) -> list[str]:
+    """Return the blocks of shell commands on these pages."""
+    texts = "".join(page.read_text(encoding="utf-8") for page in pages)
+    return re.findall(r"(?ms)^```bash\n(.*?)^```$", texts)
+
+
+def find_block(blocks: Sequence[str], words: str, *changes: tuple[str, str]) -> str:
+    """Return the one block that has these words, with each (old, new) text replaced."""
+    found = [each for each in blocks if words in each]
+    assert len(found) == 1, f"{len(found)} shell blocks have {words!r}"
+    return replace_each(found[0], *changes)
+
+
 def links(text: str) -> list[str]:
     """Return the targets of the links and images in the text."""
     return [one or other for one, other in re.findall(r"\]\(([^)\s]+)\)|<(https?:[^>]+)>", text)]
 
 
-def bars(name: str) -> dict[str, list[tuple[str, int, int]]]:
-    """Return the bars of the timelines in a lesson's section: name, start and end, by heading."""
-    found: dict[str, list[tuple[str, int, int]]] = {}
-    for chart in re.findall(r"(?s)```mermaid\ngantt\n(.*?)```", SECTIONS[name]):
-        for heading, body in re.findall(r"(?ms)^ +section (.+?)$(.*?)(?=^ +section |\Z)", chart):
-            drawn = re.findall(r"(?m)^ +(.+?) +:(?:\w+, )*(\d+), (\d+)$", body)
-            found[heading] = [(bar, int(start), int(end)) for bar, start, end in drawn]
-    return found
+def bars(heading: str) -> list[tuple[str, int, int]]:
+    """Return name, start and end of each bar under a heading of a timeline in LEARNINGS.md."""
+    (body,) = re.findall(rf"(?m)^ +section {heading}.*\n((?: .+ :.+\n)+)", LEARNINGS)
+    drawn = re.findall(r"(?m)^ +(.+?) +:(?:\w+, )*(\d+), (\d+)$", body)
+    return [(bar, int(start), int(end)) for bar, start, end in drawn]
 
 
 def moments(run: TaskRun) -> list[tuple[str, int]]:
@@ -144,40 +141,37 @@ def timeline(run: FlowRun) -> list[tuple[str, int, int]]:
     return found
 
 
+def attempts(step: TaskRun) -> list[tuple[str, int, int]]:
+    """Return the label, start and end in whole seconds of each attempt and delay, in order."""
+    found, number, end = [], 0, 0
+    for state, seconds in moments(step):
+        number += state != "AwaitingRetry"
+        label = state if state == "AwaitingRetry" else f"attempt {number} fails"
+        found.append((label, end, end + seconds))
+        end += seconds
+    return [*found[:-1], (f"attempt {number} succeeds", *found[-1][1:])]
+
+
 def work_seconds(run: FlowRun) -> int:
     """Return the seconds from the first task's start to the last one's end, as in `timeline`."""
     return max((end for _, _, end in timeline(run)), default=0)
 
 
 def check_pictures(name: str, run: FlowRun) -> None:
-    """Fail where a timeline that LEARNINGS.md draws of the lesson, or its overview, is not so."""
-    for heading, drawn in bars("03_sync_demo.py").items():
-        if heading[:2] == name[:2]:
-            real = sorted(timeline(run))
-            assert sorted(drawn) == real, f"the timeline {heading!r} is not that of the run: {real}"
-    for heading, drawn in bars(name).items():
-        if name[:2] != "03":  # the attempts of one task, and the delays between
-            states = moments(run.task_run(heading))
-            spans = pairwise(accumulate((seconds for _, seconds in states), initial=0))
-            assert [bar[1:] for bar in drawn] == list(spans), f"{heading} was {states}"
-            number = count(1)
-            labels = [
-                state if state == "AwaitingRetry" else f"attempt {next(number)} fails"
-                for state, _ in states
-            ]
-            labels[-1] = labels[-1].replace("fails", "succeeds")  # the last attempt
-            found = [bar for bar, _, _ in drawn]
-            assert found == labels, f"{heading}: the run had {labels}, the page draws {found}"
-    for chart in re.findall(r"(?s)flowchart LR\n(.*?)```", SECTIONS[name]):
-        edges = set(re.findall(r"(\w+) --> (\w+)", chart))
-        assert edges == run.edges(), f"in the run graph, the arrows are {run.edges()}"
-    if name[:2] == "08":
-        chart = LEARNINGS.partition("flowchart LR\n")[2].partition("```")[0]
-        nodes = re.findall(r'(\w+)\["(.+?)"\]', chart)
-        tasks = {node: label.split("<br/>")[1:] for node, label in nodes}
-        arrows = re.findall(r"(\w+)(?:\[.+?\])? --> (\w+)", chart)
-        drawn_edges = {
-            edge for a, b in arrows for edge in product(tasks.get(a, [a]), tasks.get(b, [b]))
-        }
-        assert drawn_edges, "the overview has no arrows"
-        assert drawn_edges <= run.edges(), f"the results go other ways: {run.edges()}"
+    """Fail where LEARNINGS.md draws another timeline or graph of the lesson than its run had."""
+    number = name[:2]
+    if number in ("03", "04", "05"):
+        drawn, real = sorted(bars(number)), sorted(timeline(run))
+        assert drawn == real, f"the timeline of {name} is not that of the run: {real}"
+    if number == "06":
+        drawn, real = bars("fetch_user_info"), attempts(run.task_run("fetch_user_info"))
+        assert drawn == real, f"the timeline of {name} is not that of the run: {real}"
+    overview, chart = (it.partition("```")[0] for it in LEARNINGS.split("flowchart LR\n")[1:])
+    if number in ("02", "08"):
+        graph = chart if number == "02" else overview
+        labels = dict(re.findall(r'(\w+)\["\w+<br/>(.+?)"\]', graph))
+        arrows = re.findall(r"(\w+)(?:\[.+?\])? --> (\w+)", graph)
+        nodes = [[labels.get(node, node).split("<br/>") for node in arrow] for arrow in arrows]
+        edges = {edge for arrow in nodes for edge in product(*arrow)}
+        assert edges, f"the run graph of {name} has no arrows"
+        assert edges <= run.edges(), f"the results of {name} go other ways: {run.edges()}"

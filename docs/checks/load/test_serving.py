@@ -19,7 +19,7 @@ import nbformat
 import psutil
 import pytest
 import requests
-from machinery import ENDS, Server, background, end, run, server
+from machinery import ENDS, Server, end, replace_each, run, server, serving
 from nbclient import NotebookClient
 from pages import Compare
 from prefect import get_client
@@ -82,23 +82,12 @@ def own_server() -> Iterator[Server]:
 def serve(
     at: Server, folder: Path, names: str, *changes: tuple[str, str], **settings: Any
 ) -> Iterator[tuple[Any, Path]]:
-    """Run SERVED, with these changes and words; yield the process and its log once it polls."""
-    text = SERVED
-    for old, new in changes:
-        text = text.replace(old, new)
+    """Serve SERVED, with these changes, under these names; yield the process and its log."""
     folder.mkdir(exist_ok=True)
-    (folder / "flows.py").write_text(text)
+    (folder / "flows.py").write_text(replace_each(SERVED, *changes))
     (folder / "helper.py").write_text('VERSION = "old"')
-    log = folder / f"{time.monotonic_ns()}.log"
-    settings |= {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "PREFECT_API_URL": at.api_url}
-    with background("flows.py", *names.split(), cwd=folder, log=log, **settings) as process:
-
-        def polls() -> bool:
-            assert process.poll() is None, log.read_text()
-            first = f"served/{names.split()[0]}"
-            return "being served" in log.read_text() and at.deployment(first)["status"] == "READY"
-
-        wait_until("it polls", polls, 60)
+    flows, log, words = folder / "flows.py", folder / f"{time.monotonic_ns()}.log", names.split()
+    with serving(at, flows, log, f"served/{words[0]}", words, cwd=folder, **settings) as process:
         yield process, log
 
 
@@ -286,7 +275,7 @@ def test_how_it_ends_decides_about_the_runs(at: Server, tmp_path: Path, compare:
         with serve(at, tmp_path / name, name) as (process, log):
             runs = at.trigger(f"served/{name}", seconds=12), at.trigger(f"served/{name}")
             wait_until("one runs", lambda: "old flow" in log.read_text(), 120)
-            children = psutil.Process(process.pid).children(recursive=True)
+            children = process.children(recursive=True)
             send(process.pid, sent)
             code = shell_code(process)
             _, alive = psutil.wait_procs(children, 60)
@@ -316,7 +305,7 @@ def test_sigterm_cancels_even_a_completed_run_whose_process_lingers(
         before = at.wait_for(flow_run_id, *ENDS)
         process.send_signal(signal.SIGTERM)
         process.wait(120)
-    after = at.wait_for(flow_run_id, "Cancelled", seconds=60)
+    after = at.wait_for(flow_run_id, "Cancelled")
     head = ("Sent to the serving process", "State of a run whose process is still ending")
     compare("just-completed", (*head, "And then"), [("`SIGTERM`", before, after)])
 

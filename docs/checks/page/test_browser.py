@@ -29,7 +29,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def running() -> Iterator[Server]:
     """Run a server with its UI, on which lesson 09 is served."""
-    with server() as own, serving(own.api_url, script("09"), own.home / "09.log"):
+    with server() as own, serving(own, script("09"), own.home / "09.log"):
         yield own
 
 
@@ -48,7 +48,7 @@ def page() -> Iterator[Page]:
 
 def open_run(at: Server, page: Page, path: Path, tab: str = "") -> str:
     """Run a program on the server, open the page of its flow run, and return the run's id."""
-    told = run(path, seconds=600, PREFECT_API_URL=at.api_url)
+    told = run(path, PREFECT_API_URL=at.api_url)
     assert told.returncode == 0, told.stdout + told.stderr
     flow_run_id = str(RUN_ID.findall(told.stdout + told.stderr)[0])
     page.goto(f"{at.site}/v2/runs/flow-run/{flow_run_id}?tab={tab}")
@@ -58,7 +58,7 @@ def open_run(at: Server, page: Page, path: Path, tab: str = "") -> str:
 def trigger(at: Server, page: Page, user_id: int) -> str:
     """Have a run of lesson 09 for this user, open its deployment, and return the run's id."""
     options = ("--wait", "-p", f"user_id={user_id}")
-    flow_run_id = run(script("12"), *options, seconds=300, PREFECT_API_URL=at.api_url).stdout
+    flow_run_id = run(script("12"), *options, PREFECT_API_URL=at.api_url).stdout
     page.goto(f"{at.site}/v2/deployments")
     page.get_by_text(NAME.partition("/")[2]).first.click()
     expect(page.get_by_text("Completed", exact=True).first).to_be_visible()

@@ -17,7 +17,7 @@ def run_alone(folder: Path, *names: str, plugin: str = "") -> None:
     for name in ("tests/conftest.py", "tests/recorded.py", *names):
         shutil.copy(ROOT / name, folder)
     others = {"xdist", "timeout", "pytest_httpserver", "cacheprovider"} - {plugin}
-    result = run("-m", "pytest", "-q", *[f"-pno:{it}" for it in others], cwd=folder, seconds=280)
+    result = run("-m", "pytest", "-q", *[f"-pno:{it}" for it in others], cwd=folder)
     assert result.returncode == 0, f"copied, it fails:\n{result.stdout[-3000:]}"
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import prefect.settings
 import pytest
-from machinery import ROOT, SCRIPTS
-from pages import LEARNINGS, PAGES, links, normalized, sections
+from machinery import ROOT
+from pages import PAGES, links, normalized, sections
 
 COUNTS = "two three four five six seven eight nine ten eleven twelve"
 ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth"
@@ -65,10 +65,11 @@ def linked(page: Path, text: str) -> str:
 
 @cache
 def programs(section: str) -> str:
-    """Return the lesson or exercise that the section's heading names, with its solution."""
+    """Return the lesson or exercise that the heading names, and the names of all tests."""
     files = [*ROOT.glob("*.py"), *ROOT.glob("docs/practice/**/*.py")]
-    named = [it for it in files if it.stem in section[:99]]
-    return "\n".join(it.read_text(encoding="utf-8") for it in named)
+    named = [it.read_text(encoding="utf-8") for it in files if it.stem in section[:99]]
+    tests = "".join(it.read_text(encoding="utf-8") for it in ROOT.glob("tests/*.py"))
+    return "\n".join(named + re.findall(r"def (test_\w+)", tests))
 
 
 def stands(fact: re.Match[str], places: str) -> bool:
@@ -114,8 +115,7 @@ def test_a_fact_in_prose_stands_in_a_compared_place(page: Path, anchor: str) -> 
         unheld += [
             fact[0]
             for fact in FACT.finditer(prose(paragraph))
-            if not fact[0].startswith("`test_")  # test_things_to_try.py looks for those
-            and not stands(fact, places + (of_code if fact["code"] else ""))
+            if not stands(fact, places + (of_code if fact["code"] else ""))
         ]
     assert not unheld, (
         f"{page.name}, section {anchor or 'at the top'!r}: in no example, transcript, lesson or "
@@ -143,10 +143,3 @@ def test_a_link_that_names_a_file_or_a_lesson_leads_to_it(page: Path) -> None:
         is_file = any((folder / name).is_file() for folder in (page.parent, ROOT))
         leads = name.replace(".", "") in target.replace(".", "")  # an anchor has no dots
         assert leads or not (number or is_file), f"{page.name}: {text} leads to {target}"
-
-
-def test_the_diagrams_have_the_names_of_the_lessons() -> None:
-    known = "".join((ROOT / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    diagrams = "".join(re.findall(r"(?ms)^```mermaid$.*?^```$", LEARNINGS))
-    unknown = set(re.findall(r"\b[a-z]+_[a-z_]+", diagrams)) - set(re.findall(r"\w+", known))
-    assert not unknown, f"a diagram of LEARNINGS.md has {sorted(unknown)}, and no lesson does"

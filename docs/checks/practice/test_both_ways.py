@@ -52,18 +52,13 @@ def judge(path: Path) -> str:
     return SOLVED
 
 
-def change(name: str, changes: list[tuple[str, str]], folder: Path) -> Path:
-    """Return a copy, in `folder`, of the solution with the changes made."""
-    return changed_copy(FOLDER / f"solutions/{name}.py", folder, *changes)
-
-
 def test_the_command_stops_at_the_first_unsolved_exercise(tmp_path: Path) -> None:
     ignored = shutil.ignore_patterns(".pytest_cache", "__pycache__")
     for folder in ("docs/practice", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
     (tmp_path / "tests/conftest.py").write_text(CONFTEST, encoding="utf-8")
     first, second = NAMES[:2]
-    change(first, [], tmp_path / "docs" / "practice")
+    shutil.copy(FOLDER / f"solutions/{first}.py", tmp_path / "docs" / "practice")
     command = ("-m", "pytest", "docs/practice")
     shown = run(*command, cwd=tmp_path, PREFECT_API_URL=PREFECT_API_URL.value()).stdout
     for words in (f"Solved: 1 of {len(NAMES)} exercises", f"docs/practice/hints/{second}.md"):
@@ -81,7 +76,7 @@ def test_it_is_unsolved_as_it_stands(name: str) -> None:
 def test_a_right_solution_is_accepted_and_a_wrong_idea_gets_a_message_about_it(
     name: str, changes: list[tuple[str, str]], expected: str, tmp_path: Path
 ) -> None:
-    message = judge(change(name, changes, tmp_path))
+    message = judge(changed_copy(FOLDER / f"solutions/{name}.py", tmp_path, *changes))
     assert expected in message, f"expected {expected!r}, got {message!r}"
 
 

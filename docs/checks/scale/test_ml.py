@@ -76,11 +76,6 @@ def train(file: str = str(read_users.FILE)) -> FlowRun:
     return record_flow(training.train_churn, file)
 
 
-def printed_run(output: str) -> FlowRun:
-    """Return what was recorded of the first flow run whose address was printed."""
-    return read_flow_run(UUID(RUN_ID.findall(output)[0]))
-
-
 def message(of: FlowRun) -> str:
     return str((of.record.state and of.record.state.message) or "")
 
@@ -135,9 +130,9 @@ def test_the_candidates(compare: Compare) -> None:
 def test_any_task_runner_trains_and_publishes(clone: Clone, compare: Compare) -> None:
     clone.exported["PREFECT_TASKS_REFRESH_CACHE"] = "true"
     _, records = clone.run(block("--runner"))
-    trained, published = printed_run(records), Variable.get(VARIABLE)
+    published = Variable.get(VARIABLE)
     assert isinstance(published, dict), "nothing is published"
-    assert published["flow_run_id"] == str(trained.record.id), "the model's flow run is not known"
+    assert published["flow_run_id"] in records, "the model's flow run is not known"
     evaluation, weights, calibration = [
         [row.strip("| ").split(" | ") for row in table.splitlines() if "|-" not in row]
         for table in last_artifact("churn-model").split("\n\n")[1:4]
@@ -211,7 +206,8 @@ def test_what_goes_wrong(tmp_path: Path, clone: Clone, compare: Compare) -> None
     clone.change("docs/growing/train_churn.py", r"Variable\.set\(.*", "import os; os._exit(9)")
     clone.exported["PREFECT_LOCAL_STORAGE_PATH"] = str(tmp_path / "results")
     _, records = clone.run("python docs/growing/train_churn.py", exits=9)
-    add("the machine dies before the model is written", printed_run(records))
+    died = read_flow_run(UUID(RUN_ID.findall(records)[0]))
+    add("the machine dies before the model is written", died)
     clone.run(block("gcl update"))
     with get_client(sync_client=True) as client:
         limit = client.read_global_concurrency_limit_by_name(training.LOCK)

@@ -72,7 +72,7 @@ def failures(harness: None, tmp_path_factory: pytest.TempPathFactory) -> str:
         chosen.append(f"({folder.name} and {tests})")
     options = ("--import-mode=importlib", "-q", "--tb=no", "-rfE", "-k", " or ".join(chosen))
     settings = {"COLUMNS": "1000", "PREFECT_API_URL": PREFECT_API_URL.value()}
-    done = run("-m", "pytest", *options, cwd=root, seconds=600, **settings)
+    done = run("-m", "pytest", *options, cwd=root, **settings)
     assert done.returncode == 1, f"expected failed tests, got {done.stdout}"
     return done.stdout
 
