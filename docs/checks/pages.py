@@ -113,7 +113,7 @@ def links(text: str) -> list[str]:
 
 def bars(heading: str) -> list[tuple[str, int, int]]:
     """Return name, start and end of each bar under a heading of a timeline in LEARNINGS.md."""
-    (body,) = re.findall(rf"(?m)^ +section {heading}.*\n((?: .+ :.+\n)+)", LEARNINGS)
+    (body,) = re.findall(rf"(?m)^ +section {heading}\n((?: .+ :.+\n)+)", LEARNINGS)
     drawn = re.findall(r"(?m)^ +(.+?) +:(?:\w+, )*(\d+), (\d+)$", body)
     return [(bar, int(start), int(end)) for bar, start, end in drawn]
 
@@ -161,7 +161,8 @@ def check_pictures(name: str, run: FlowRun) -> None:
     """Fail where LEARNINGS.md draws another timeline or graph of the lesson than its run had."""
     number = name[:2]
     if number in ("03", "04", "05"):
-        drawn, real = sorted(bars(number)), sorted(timeline(run))
+        (flow_name,) = re.findall(r"(?m)^@flow\ndef (\w+)", (ROOT / name).read_text("utf-8"))
+        drawn, real = sorted(bars(f"{number} {flow_name}")), sorted(timeline(run))
         assert drawn == real, f"the timeline of {name} is not that of the run: {real}"
     if number == "06":
         drawn, real = bars("fetch_user_info"), attempts(run.task_run("fetch_user_info"))

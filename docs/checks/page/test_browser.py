@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 from machinery import NAME, ROOT, Server, run, script, server, serving
-from pages import PAGES, RUN_ID
+from pages import LEARNINGS, PAGES, RUN_ID
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 from recorded import wait_until
 
@@ -117,6 +117,13 @@ def test_lesson_05_shows_its_graph_in_the_new_ui_and_prints_the_old_one(
     running: Server, page: Page
 ) -> None:
     flow_run_id = open_run(running, page, script("05"))
+    name = running.ask("GET", f"/flow_runs/{flow_run_id}")["name"]
+    runs, _, tab = re.findall(r"click \*(\w+)\*", LEARNINGS)  # what it says to click
+    page.goto(running.site)
+    page.get_by_role("link", name=runs, exact=True).click()
+    page.get_by_role("link", name=name).first.click()
+    page.get_by_role("tab", name=tab).click()
+    expect(page.get_by_text("Finished in state").last).to_be_visible()
     expect(page.locator("canvas")).to_be_visible()
     page.get_by_role("tab", name="Task Runs").click()
     expect(page.get_by_text("predict_churn").first).to_be_visible()

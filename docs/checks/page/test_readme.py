@@ -40,6 +40,14 @@ def test_the_commands_for_powershell_do_the_same() -> None:
         assert_same(line.rstrip(), there)
 
 
+def test_the_commands_that_cannot_be_run_here_are_those_that_were_tried() -> None:
+    """One installs from the internet, and one is for Windows."""
+    with_uv = "uv run --no-project --with-requirements requirements.txt python"
+    policy = "Set-ExecutionPolicy -Scope Process RemoteSigned"
+    for command in (f"{with_uv} {script('01').name}", policy):
+        assert f"\n{command}\n```" in README, f"README.md has no longer: {command}"
+
+
 def assert_same(command: str, powershell: str) -> None:
     """Fail if the second command is not the first one in PowerShell."""
     for pattern, replacement in POWERSHELL.items():

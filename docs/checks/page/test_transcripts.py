@@ -170,6 +170,16 @@ def test_the_seconds_and_pictures_of_a_lesson_are_those_of_its_run(
         check_pictures(name, runs[0])
 
 
+def test_the_transcripts_of_lessons_09_to_12_are_about_the_same_runs() -> None:
+    (nine,) = (it.output for it in SERVED if "python 09" in it.command)
+    others = "".join(it.output for it in SERVED if it.output != nine)
+    runs = re.findall(r"Flow run '(\S+)' - View at \S+/([0-9a-f-]{36})", nine)
+    served = {*re.findall(r"/deployment/(\S+)", nine), *(flow_run_id for _, flow_run_id in runs)}
+    assert {*re.findall(r"(?m)^([0-9a-f-]{36})$", others)} == served, "lesson 09 shows other ids"
+    followed = re.findall(r"(?m)^([0-9a-f-]{36})\n(\S+) is ", others)
+    assert {*followed} == {(runs[-1][1], runs[-1][0])}, "the same key shows another id or name"
+
+
 def test_every_sum_is_right() -> None:
     sums = re.findall(r"(\d+ s(?:\s\+\s\d+ s)+)\s=\s\**(\d+) s\b", LEARNINGS)
     assert sums, "a sum of seconds on the page is not found"
