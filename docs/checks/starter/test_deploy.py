@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from wsgiref.validate import validator
 
-import psutil
 import pytest
 from machinery import ROOT, Server, changed_copy, run, script, serving
 from prefect.settings import Settings
@@ -58,12 +57,12 @@ def folder(own_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def unit(own_server: Server, folder: Path) -> Iterator[psutil.Popen]:
+def unit(own_server: Server, folder: Path) -> Iterator[None]:
     """Run the program of churn-flow.service in the copy."""
     program, file = UNIT["ExecStart"].split()
     assert program == f"{BIN}python", f"the unit starts {program}, which is not the .venv's Python"
-    with serving(own_server, folder / file, folder / "service.log", NAME, cwd=folder) as process:
-        yield process
+    with serving(own_server, folder / file, folder / "service.log", NAME, cwd=folder):
+        yield
 
 
 # --- the copies of lessons 09 and 12
