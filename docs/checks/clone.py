@@ -68,8 +68,11 @@ class Clone:
         return background(*SHELL, commands, log=log, **options, **self.exported)
 
 
-def make_clone(folder: Path, factor: float, **exported: str) -> Clone:
-    """Copy the lessons and docs/growing; only seconds are changed, times this factor."""
+def make_clone(folder: Path, factor: float = 0.3, **exported: str) -> Clone:
+    """Copy the lessons and docs/growing; only seconds are changed, times this factor.
+
+    Without it tasks are so short that they end before the next one starts.
+    """
     for name in SCRIPTS:
         text = (ROOT / name).read_text(encoding="utf-8")
         seconds = r"(?m)(^[A-Z]+_SECONDS = |retry_delay_seconds=)(\d+)"

@@ -7,8 +7,10 @@ also the pictures, and transcripts that only differ in names and times.
 import signal
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
+from clone import Clone, make_clone
 from machinery import Server, server
 from pages import Compare, compare_table
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -38,6 +40,12 @@ def at(own_server: Server) -> Iterator[Server]:
     """Use that server in this process, too."""
     with temporary_settings({PREFECT_API_URL: own_server.api_url}):
         yield own_server
+
+
+@pytest.fixture
+def clone(harness: None, tmp_path: Path) -> Clone:
+    """Return a clone with short seconds, on the harness's server."""
+    return make_clone(tmp_path, PREFECT_API_URL=str(PREFECT_API_URL.value()))
 
 
 @pytest.fixture

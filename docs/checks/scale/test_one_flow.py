@@ -12,7 +12,6 @@ from clone import BLOCKS, GROWING, Clone, block, make_clone, recorded
 from machinery import free_port
 from pages import Compare
 from prefect import flow, task
-from prefect.settings import PREFECT_API_URL
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect_dask.task_runners import DaskTaskRunner
 from pytest_httpserver import HTTPServer
@@ -20,7 +19,6 @@ from recorded import FlowRun
 
 pytestmark = pytest.mark.timeout(900, func_only=True)
 
-FACTOR = 0.3  # of the lessons' seconds: tasks so short that they end before the next one starts
 LESSON_08 = "08_sync_async_retry_logger.py"
 
 
@@ -37,16 +35,10 @@ def test_the_costs_are_those_that_were_measured(compare: Compare) -> None:
         compare(name, head, rows)
 
 
-@pytest.fixture
-def clone(harness: None, tmp_path: Path) -> Clone:
-    """Return a clone with short seconds, on the harness's server."""
-    return make_clone(tmp_path, FACTOR, PREFECT_API_URL=str(PREFECT_API_URL.value()))
-
-
 @pytest.fixture(scope="module")
 def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return the port of a Dask scheduler with two workers, which have no Prefect settings."""
-    clone, port = make_clone(tmp_path_factory.mktemp("dask"), FACTOR), str(free_port())
+    clone, port = make_clone(tmp_path_factory.mktemp("dask")), str(free_port())
     worker = block("dask worker", ("8786", port))
     with (
         clone.terminal(block("dask scheduler", ("8786", port)), "Scheduler at"),
