@@ -30,13 +30,12 @@ def test_the_fixtures_are_described_as_in_their_file(compare: Compare) -> None:
     compare("fixtures", ("Fixture", "What it does"), rows)
 
 
-def test_lesson_06_and_the_flow_of_testing_md_need_two_fixture_files(tmp_path: Path) -> None:
+def test_the_flow_of_testing_md_needs_two_fixture_files(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
     blocks = re.findall(r"(?ms)^```python notest\n(.*?)^```$", page)
     (tmp_path / "sales.py").write_text(blocks[0], encoding="utf-8")
     (tmp_path / "test_sales.py").write_text("\n".join(blocks[1:]), encoding="utf-8")
-    six = script("06").name
-    run_alone(tmp_path, six, f"tests/test_{six}")
+    run_alone(tmp_path)
 
 
 def test_lesson_10_needs_programs_and_the_lessons_that_it_works_with(tmp_path: Path) -> None:
