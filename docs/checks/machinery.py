@@ -182,7 +182,7 @@ class Server:
     home: Path
     settings: dict[str, Any] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
-    process: psutil.Popen | None = None
+    process: psutil.Popen = field(init=False)
 
     @property
     def site(self) -> str:
@@ -250,10 +250,8 @@ class Server:
         return wait_until(what, lambda: {self.state(flow_run_id)} & {*names}, 240).pop()
 
     def stop(self) -> None:
-        """End it."""
-        if self.process:
-            end(self.process)
-            self.process = None
+        """End it, unless it has ended."""
+        end(self.process)
 
 
 @cache
@@ -272,10 +270,10 @@ def server(**settings: str) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         running = Server(Path(home), settings)
         # Its web page asks port 4200 otherwise, whatever the server's own port is.
-        running.settings.setdefault("PREFECT_SERVER_UI_API_URL", running.api_url)
+        running.settings["PREFECT_SERVER_UI_API_URL"] = running.api_url
         shutil.copy(migrated_database(), home)
+        running.start()
         try:
-            running.start()
             yield running
         finally:
             running.stop()
