@@ -14,7 +14,7 @@ from prefect_dask.task_runners import DaskTaskRunner
 sys.path.append(str(Path(__file__).parents[2]))  # the folder of the lessons
 lesson = importlib.import_module("08_sync_async_retry_logger")
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # each new process imports this file, but must not run the flow
     if len(sys.argv) > 1:
         runner = DaskTaskRunner(address=sys.argv[1])
     else:

@@ -37,6 +37,7 @@ def simulation_flow(seeds: list[int]) -> None:
 
 
 if __name__ == "__main__":
+    # Threads take turns at running Python code. Processes don't, but take seconds to start.
     runners: list[TaskRunner[Any]] = [
         ThreadPoolTaskRunner(),  # for work that waits, and for NumPy and similar libraries
         ProcessPoolTaskRunner(max_workers=2),  # for minutes of computing in Python

@@ -94,6 +94,7 @@ def evaluate(weights: Weights, users: Split) -> Evaluation:
     }
 
 
+# No cache policy: the published model may have changed since the last run.
 @task(retries=2, retry_delay_seconds=1)
 def publish(challenger: Weights, baseline: Weights, test: Split) -> tuple[str, Results]:
     """Publish the new model, the challenger, if it beats the published one, the champion.
@@ -122,6 +123,7 @@ def publish(challenger: Weights, baseline: Weights, test: Split) -> tuple[str, R
     return f"Published, better: {losses}", results
 
 
+# No cache policy: each flow run needs its report.
 @task(retries=2, retry_delay_seconds=1)
 def report(verdict: str, weights: Weights, results: Results) -> None:
     """Create the artifact of the flow run: the evaluation as tables, and a calibration chart."""

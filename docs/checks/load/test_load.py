@@ -16,6 +16,7 @@ import pytest
 from machinery import NAME, Server, run, script, server
 from pages import Compare
 from pytest_httpserver import HTTPServer
+from recorded import wait_until
 from werkzeug.serving import make_ssl_devcert
 
 TRIGGERS = int(os.environ.get("TRIGGERS", "32"))
@@ -49,7 +50,7 @@ def test_who_gets_past_the_password(guarded: Server, compare: Compare) -> None:
     compare("password", ("Command", "Right password", "Wrong password", "No password"), rows)
 
 
-def test_eight_threads_lose_nothing_and_double_nothing(
+def test_eight_threads_and_a_restart_lose_nothing_and_double_nothing(
     guarded: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def trigger(key: str) -> Any:
@@ -59,7 +60,12 @@ def test_eight_threads_lose_nothing_and_double_nothing(
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", LOGIN)
     keys = [f"key-{number}" for number in range(TRIGGERS // 2)]
     with ThreadPoolExecutor(8) as pool:
-        ids = list(pool.map(trigger, keys * 2))
+        triggers = pool.map(trigger, keys * 2)
+        wait_until("one has arrived", lambda: guarded.ask("POST", "/flow_runs/count"), 60)
+        guarded.process.kill()
+        guarded.process.wait()
+        guarded.start()
+        ids = list(triggers)
     chosen = {"idempotency_key": {"any_": keys}}
     stored = guarded.ask("POST", "/flow_runs/filter", flow_runs=chosen)
     assert len(stored) == len(keys), "a trigger is lost, or two flow runs have one key"

@@ -23,11 +23,13 @@ def run_alone(folder: Path, *names: str, plugin: str = "") -> None:
 
 def test_the_fixtures_are_described_as_in_their_file(compare: Compare) -> None:
     tree = ast.parse((ROOT / "tests" / "conftest.py").read_text(encoding="utf-8"))
-    fixtures = {
-        it.name: ast.get_docstring(it) for it in tree.body if isinstance(it, ast.FunctionDef)
-    }
-    rows = [(f"`{name}`", " ".join(str(does).split())) for name, does in fixtures.items()]
-    compare("fixtures", ("Fixture", "What it does"), rows)
+    fixtures = {it.name: it for it in tree.body if isinstance(it, ast.FunctionDef)}
+    rows = []
+    for name, it in fixtures.items():
+        uses = [f"`{one.arg}`" for one in it.args.args if one.arg in fixtures]
+        does = " ".join(str(ast.get_docstring(it)).split())
+        rows.append((f"`{name}`", does, ", ".join(uses)))
+    compare("fixtures", ("Fixture", "What it does", "It uses"), rows)
 
 
 def test_the_flow_of_testing_md_needs_two_fixture_files(tmp_path: Path) -> None:

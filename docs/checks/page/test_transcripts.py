@@ -37,8 +37,6 @@ pytestmark = [
 # Seconds that a transcript may show more than the work took: one of a busy machine misleads.
 TOLERANCE = 0.9
 LOCAL = "http://127.0.0.1:4200"  # where the reader's server is
-# Prefect prints a notice of telemetry once for each user: the first transcript has it.
-SEEN: dict[str, Any] = {"DO_NOT_TRACK": "1"}
 
 
 class Transcript(NamedTuple):
@@ -79,7 +77,7 @@ def run_served(on: Server) -> dict[Transcript, str]:
     """Return what lessons 09 to 12 print: 09 serves while the others run, then gets Ctrl-C."""
     outputs = {}
     (serves,) = (it for it in SERVED if "python 09" in it.command)
-    nine = open_terminal(serves.command, PREFECT_API_URL=on.api_url, **SEEN)
+    nine = open_terminal(serves.command, PREFECT_API_URL=on.api_url)
     nine.expect("You can also run")  # it serves
 
     def idle() -> bool:  # only the tracker of multiprocessing is left
@@ -87,7 +85,7 @@ def run_served(on: Server) -> dict[Transcript, str]:
 
     for it in SERVED:
         if it != serves:
-            outputs[it] = run_command(it.command, on.site, **SEEN)
+            outputs[it] = run_command(it.command, on.site)
             runs_of(it, outputs[it])  # wait until they have ended: with a run in progress,
             wait_until("their processes end", idle, 120)  # Ctrl-C prints more
     nine.sendintr()
@@ -108,11 +106,11 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Print:
                 outputs.update(run_served(own))
         elif not it.no_server:
             site = str(PREFECT_API_URL.value()).removesuffix("/api")
-            outputs[it] = run_command(it.command, site, **SEEN)
-        else:  # a first run, on a slow machine
-            home = str(tmp_path_factory.mktemp("home"))
-            waits = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300"}
-            outputs[it] = run_command(it.command, None, PREFECT_HOME=home, **waits)
+            outputs[it] = run_command(it.command, site)
+        else:  # a first run, which prints the notice of telemetry, on a slow machine
+            settings = {"PREFECT_HOME": str(tmp_path_factory.mktemp("home")), "DO_NOT_TRACK": ""}
+            settings["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "300"
+            outputs[it] = run_command(it.command, None, **settings)
         return outputs[it]
 
     return of

@@ -1,9 +1,11 @@
 """Going live with a copy of docs/starter: the cron line, the web handler, the units."""
 
 import importlib
+import os
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from wsgiref.validate import validator
 
+import psutil
 import pytest
 from machinery import ROOT, Server, changed_copy, run, script, serving
 from prefect.settings import Settings
@@ -57,12 +60,12 @@ def folder(own_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def unit(own_server: Server, folder: Path) -> Iterator[None]:
-    """Run the program of churn-flow.service in the copy."""
+def unit(own_server: Server, folder: Path) -> Iterator[psutil.Popen]:
+    """Run the program of churn-flow.service in the copy. The last test that uses it stops it."""
     program, file = UNIT["ExecStart"].split()
     assert program == f"{BIN}python", f"the unit starts {program}, which is not the .venv's Python"
-    with serving(own_server, folder / file, folder / "service.log", NAME, cwd=folder):
-        yield
+    with serving(own_server, folder / file, folder / "service.log", NAME, cwd=folder) as process:
+        yield process
 
 
 # --- the copies of lessons 09 and 12
@@ -248,7 +251,12 @@ def test_the_server_removes_flow_runs_after_30_days(monkeypatch: pytest.MonkeyPa
     assert vacuum.retention_period.days == 30, f"the unit says 30, not {vacuum.retention_period}"
 
 
-def test_a_stop_lets_the_run_in_progress_complete() -> None:
-    """See the table of docs/reference.md that says how serving ends after each signal."""
-    assert UNIT.get("KillSignal") == "SIGINT", "another signal ends the run in progress"
-    assert UNIT.get("KillMode") in ("mixed", "process"), "the run gets the signal, too, and crashes"
+def test_a_stop_lets_the_run_in_progress_complete(own_server: Server, unit: psutil.Popen) -> None:
+    running = own_server.trigger(NAME, user_id=111)  # it takes 10 s
+    own_server.wait_for(running, "Running")
+    mode, sent = UNIT.get("KillMode", "control-group"), UNIT.get("KillSignal", "SIGTERM")
+    send = os.killpg if mode == "control-group" else os.kill
+    send(unit.pid, signal.Signals[sent])
+    code, state = unit.wait(120), own_server.state(running)
+    assert state == "Completed", f"KillMode={mode}, KillSignal={sent}: the run is {state}"
+    assert code == 0, f"it ended with exit code {code}"
