@@ -59,14 +59,14 @@ def free_port() -> int:
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Return the environment without Prefect's settings and proxies, but with these settings.
+    """Return the environment without settings of Prefect and pytest, and proxies, but with these.
 
     The programs that are installed beside this Python come first.
     """
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("PREFECT_") and not name.lower().endswith("_proxy")
+        if not name.startswith(("PREFECT_", "PYTEST_")) and not name.lower().endswith("_proxy")
     }
     home = os.environ.get("PREFECT_HOME", tempfile.gettempdir())  # the tests' own
     return {

@@ -100,7 +100,7 @@ def test_settings_that_the_lessons_read(compare: Compare) -> None:
         variable, meaning, _ = read_setting(getattr(prefect.settings, name).accessor)
         rows.append((variable, meaning, ", ".join(it for it in sources if name in sources[it])))
     rows.sort(key=lambda row: -len(row[2]))  # what all of them read comes first
-    compare("settings", ("Variable", "Meaning, in Prefect's words", "Lessons"), rows)
+    compare("settings", ("Environment variable", "Meaning, in Prefect's words", "Lessons"), rows)
 
 
 def test_which_server(tmp_path: Path, compare: Compare) -> None:
@@ -164,7 +164,7 @@ def test_states(harness: None, compare: Compare) -> None:
         (f"`{name}`", meaning, states[name].type.value, "yes" if states[name].is_final() else "no")
         for name, meaning in STATES.items()
     ]
-    compare("states", ("State", "Meaning", "Type", "Final"), rows)
+    compare("states", ("State", "Meaning", "Type", "Final: the run's code can't change it"), rows)
 
 
 def test_exit_codes(at: Server, compare: Compare) -> None:
