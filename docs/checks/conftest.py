@@ -19,8 +19,10 @@ from tests.conftest import harness
 
 __all__ = ["harness"]
 
-# A shell's `&` has its programs ignore SIGINT, and those that they start: here they receive it.
+# A shell's `&` has its programs, and those that they start, ignore SIGINT, and `nohup` SIGHUP. Here
+# they receive both: a terminal that a server still uses would not end otherwise.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
