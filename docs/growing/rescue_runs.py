@@ -2,7 +2,8 @@
 
 Run:    python docs/growing/rescue_runs.py      (once for each server, and after each edit)
 Notice: the program ends at once. `prefect automation ls` lists the automations, which the server
-        carries out.
+        carries out for every flow run. So set PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30 wherever a flow
+        runs, or a healthy flow run is taken for a dead one.
 """
 
 from datetime import timedelta
