@@ -45,4 +45,4 @@ if __name__ == "__main__":
     api_url = PREFECT_API_URL.value() or DEFAULT_API_URL
     with temporary_settings({PREFECT_API_URL: api_url}):  # or each run would start a server
         check_server(api_url)
-        churn_flow.serve("nightly", interval=interval, limit=5)
+        churn_flow.serve("nightly", interval=interval, limit=5)  # runs at a time

@@ -77,6 +77,11 @@ def test_the_code_that_is_shown_of_a_program_stands_there(page: Path) -> None:
             assert not missing, f"#{anchor}: not in {name or own}, or earlier: {missing[0]!r}"
 
 
+def test_in_the_diagram_of_lesson_09_everybody_asks_the_server_which_only_answers() -> None:
+    arrows = set(re.findall(r"\w-+>>\w", SECTIONS["09_user_flow.py"]))
+    assert arrows == {"A->>S", "S-->>A", "R->>S", "S-->>R", "R->>R"}, f"it draws {arrows}"
+
+
 def test_every_address_is_one_that_was_seen_to_exist() -> None:
     known = (Path(__file__).parent / "links.txt").read_text(encoding="utf-8").split()
     for page in PAGES:

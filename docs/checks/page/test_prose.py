@@ -14,13 +14,10 @@ from pages import PAGES
 HABITS = {
     r"(?<!here )\bis no (?!longer|more|less|better|worse)\w+": "isn't a ..., is not a valid ...",
     r"\bfor who\b": "for anyone who",
-    r"\b(?:try|tries|tried|trying) again\b": "retry",
     r"\b(?:program|server|lesson|page|script|record)s? tells?\b": "prints, logs, reports, shows",
     r"\b(?:is|are) told\b": "is reported, is printed, is passed",
     r"\bserver is away\b": "is unreachable, is down",
     r"\bunder way\b": "in progress",
-    r"\bof (?:its|their|your) own\b|\bPrefect's own\b": "its, their, your, Prefect's; separate",
-    r"\bweb page\b": "the UI",
     r", for (?:it|they|he|she|this|that|there|nothing|nobody)\b": "because",
     r"\banswers \d{3}\b": "returns 503",
 }

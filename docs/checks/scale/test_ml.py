@@ -115,7 +115,12 @@ def test_the_candidates(compare: Compare) -> None:
         loss = training.evaluate.fn(weights, VALIDATION)["log_loss"]
         _, balance, logins = score_users.round_all(weights).values()
         rows.append((c, balance, logins, f"{loss:.4f}"))
-    head = ["`C`", "`balance_weight`", "`login_weight`", "log loss on the validation split"]
+    head = [
+        "`C`, from strong to weak",
+        "`balance_weight`",
+        "`login_weight`",
+        "log loss on the validation split",
+    ]
     compare("candidates", head, rows)
 
 
