@@ -113,8 +113,9 @@ def links(text: str) -> list[str]:
 
 def bars(heading: str) -> list[tuple[str, int, int]]:
     """Return name, start and end of each bar under a heading of a timeline in LEARNINGS.md."""
-    (body,) = re.findall(rf"(?m)^ +section {heading}\n((?: .+ :.+\n)+)", LEARNINGS)
-    drawn = re.findall(r"(?m)^ +(.+?) +:(?:\w+, )*(\d+), (\d+)$", body)
+    bodies = re.findall(rf"(?m)^ +section {heading}\n((?: .+ :.+\n)+)", LEARNINGS)
+    assert len(bodies) == 1, f"{len(bodies)} timelines have the heading {heading!r}"
+    drawn = re.findall(r"(?m)^ +(.+?) +:(?:\w+, )*(\d+), (\d+)$", bodies[0])
     return [(bar, int(start), int(end)) for bar, start, end in drawn]
 
 
@@ -157,6 +158,14 @@ def work_seconds(run: FlowRun) -> int:
     return max((end for _, _, end in timeline(run)), default=0)
 
 
+def edges(chart: str) -> set[tuple[str, str]]:
+    """Return the arrows of a flowchart from task to task; a box may have the names of several."""
+    labels = dict(re.findall(r'(\w+)\["\w+<br/>(.+?)"\]', chart))
+    arrows = re.findall(r"(\w+)(?:\[.+?\])? --> (\w+)", chart)
+    boxes = [[labels.get(box, box).split("<br/>") for box in arrow] for arrow in arrows]
+    return {edge for arrow in boxes for edge in product(*arrow)}
+
+
 def check_pictures(name: str, run: FlowRun) -> None:
     """Fail where LEARNINGS.md draws another timeline or graph of the lesson than its run had."""
     number = name[:2]
@@ -167,12 +176,11 @@ def check_pictures(name: str, run: FlowRun) -> None:
     if number == "06":
         drawn, real = bars("fetch_user_info"), attempts(run.task_run("fetch_user_info"))
         assert drawn == real, f"the timeline of {name} is not that of the run: {real}"
-    overview, chart = (it.partition("```")[0] for it in LEARNINGS.split("flowchart LR\n")[1:])
-    if number in ("02", "08"):
-        graph = chart if number == "02" else overview
-        labels = dict(re.findall(r'(\w+)\["\w+<br/>(.+?)"\]', graph))
-        arrows = re.findall(r"(\w+)(?:\[.+?\])? --> (\w+)", graph)
-        nodes = [[labels.get(node, node).split("<br/>") for node in arrow] for arrow in arrows]
-        edges = {edge for arrow in nodes for edge in product(*arrow)}
-        assert edges, f"the run graph of {name} has no arrows"
-        assert edges <= run.edges(), f"the results of {name} go other ways: {run.edges()}"
+    overview, graph = (it.partition("```")[0] for it in LEARNINGS.split("flowchart LR\n")[1:])
+    if number == "02":
+        drawn_edges = edges(graph)
+        assert drawn_edges == run.edges(), f"the arrows of {name} are those of {run.edges()}"
+    if number == "08":
+        drawn_edges = edges(overview)
+        assert drawn_edges, "the overview has no arrows"
+        assert drawn_edges <= run.edges(), f"the results of {name} go other ways: {run.edges()}"

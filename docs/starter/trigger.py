@@ -112,7 +112,7 @@ def check_arguments(name: str, parameters: Json, key: str) -> None:
 def check_parameter_names(parameters: Json, deployment: Json) -> None:
     """Raise ValueError for parameters that the flow lacks: the API takes them, the run crashes."""
     schema = deployment.get("parameter_openapi_schema") or {}
-    accepted = list(schema.get("properties", parameters))  # without a schema, all of yours
+    accepted = list(schema.get("properties", parameters))  # without a schema, accept every name
     unknown = []
     for name in parameters.keys() - accepted:
         near = difflib.get_close_matches(str(name), accepted, n=1)

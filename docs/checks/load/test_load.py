@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from machinery import NAME, Server, run, script, server
 from pages import Compare
+from prefect import flow
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from pytest_httpserver import HTTPServer
 from recorded import wait_until
 from werkzeug.serving import make_ssl_devcert
@@ -85,6 +87,22 @@ def test_the_certificate_is_checked_as_prefects_settings_say(tmp_path: Path) -> 
         known["SSL_CERT_FILE"] = ""  # which this machine may have
         refused = run(script("12"), NAME, **known)  # a retry would go on for longer than this
         trusted = run(script("12"), NAME, **known, PREFECT_API_SSL_CERT_FILE=own[0])
+        unchecked = run(script("12"), NAME, **known, PREFECT_API_TLS_INSECURE_SKIP_VERIFY="true")
     assert refused.returncode == 4, f"it trusts what requests trusts: {refused.stderr}"
     assert "certificate verify failed: self-signed certificate" in refused.stderr
     assert trusted.returncode == 0, f"it does not trust the setting's: {trusted.stderr}"
+    assert unchecked.returncode == 0, f"it checks all the same: {unchecked.stderr}"
+
+
+def test_csrf_protection_is_reported_in_the_servers_words() -> None:
+    with server(PREFECT_SERVER_CSRF_PROTECTION_ENABLED="true") as protected:
+
+        @flow
+        def guarded_flow() -> None: ...
+
+        with temporary_settings({PREFECT_API_URL: protected.api_url}):  # Prefect's client does it
+            deployment: Any = guarded_flow.to_deployment("d")
+            deployment.apply()
+        result = run(script("12"), "guarded-flow/d", PREFECT_API_URL=protected.api_url)
+    assert result.returncode == 4, f"expected exit code 4: {result.stderr}"
+    assert "returned 403 (Missing CSRF token" in result.stderr, f"got: {result.stderr}"

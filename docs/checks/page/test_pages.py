@@ -53,6 +53,10 @@ def test_every_section_has_its_parts_in_order(name: str) -> None:
     assert min(places.values()) >= 0, f"{name} has not all parts: {places}"
     order = [places[part] for part in PARTS]
     assert order == sorted(order), f"{name}: the parts do not stand in the order {PARTS}"
+    points = section.partition("**Key points**\n")[2].partition("\n\n")[0]
+    assert len(re.findall("(?m)^- ", points)) <= 4, f"{name} has more than four key points"
+    code = section.partition("```python lesson\n")[2].partition("```")[0]
+    assert 5 <= code.count("\n") <= 12, f"{name} shows {code.count(chr(10))} lines, not 5 to 12"
 
 
 def test_every_practice_program_is_named_where_it_follows() -> None:
@@ -60,6 +64,12 @@ def test_every_practice_program_is_named_where_it_follows() -> None:
         after = [text for name, text in SECTIONS.items() if name[:2] == path.name[:2]]
         places = "".join(after or [LEARNINGS])
         assert f"docs/practice/{path.name}" in places, f"LEARNINGS.md does not name {path.name}"
+
+
+def test_the_tutorial_stays_short() -> None:
+    lines, words = len(LEARNINGS.splitlines()), len(LEARNINGS.split())
+    assert lines <= 900, f"LEARNINGS.md has {lines} lines; move what few need to another page"
+    assert words <= 6500, f"LEARNINGS.md has {words} words; move what few need to another page"
 
 
 @pages
@@ -91,10 +101,12 @@ def test_every_address_is_one_that_was_seen_to_exist() -> None:
             assert seen, f"{page.name}: {target} is not in links.txt"
 
 
-def test_every_image_is_shown_in_the_section_of_its_number() -> None:
+def test_every_image_is_small_and_stands_in_the_section_of_its_number() -> None:
     images = {path.resolve() for path in (ROOT / "docs").rglob("*.png")}
     shown = {(page.parent / it).resolve() for page in PAGES for it in links(prose(page))} & images
     assert shown == images, f"no page shows {images - shown}"
+    large = [it.name for it in images if it.stat().st_size > 300_000]
+    assert not large, f"larger than 300 KB: {large}"
     for name, section in SECTIONS.items():
         for number in re.findall(r"\]\(docs/images/(\d\d)", section):
             assert name.startswith(number), f"{name} shows a picture of lesson {number}"

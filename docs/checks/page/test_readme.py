@@ -32,6 +32,13 @@ def shell(tmp_path: Path) -> Clone:
     return Clone(ROOT, {"PREFECT_HOME": str(tmp_path)})
 
 
+def test_two_commands_do_all_the_set_up() -> None:
+    install = "python3 -m venv .venv && .venv/bin/pip install -r"
+    python = ".venv/bin/python"
+    assert BLOCKS[0] == f"{install} requirements.txt && {python} 01_basic_example_with_flows.py\n"
+    assert BLOCKS[1] == f"{install} requirements-dev.txt && {python} -m pytest\n"
+
+
 def test_the_commands_for_powershell_do_the_same() -> None:
     for line in re.findall(r"(?m)^.+ # PowerShell: .+$", README + LEARNINGS):
         assert_same(*re.split(" +# PowerShell: ", line))

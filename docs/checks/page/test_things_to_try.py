@@ -30,7 +30,12 @@ class Attempt:
 
     def make(self, folder: Path) -> Path:
         """Return a copy of the script with the change."""
+        text = (ROOT / self.script).read_text(encoding="utf-8")
         changes = [(lines(diff, " -"), lines(diff, " +")) for diff in self.diffs]
+        for old, _ in changes:
+            assert text.count(old) == 1, (
+                f"{self.name} changes what is there {text.count(old)} times"
+            )
         return changed_copy(ROOT / self.script, folder, *changes)
 
 
@@ -98,3 +103,10 @@ def test_the_tests_fail_that_the_page_names(
 ) -> None:
     found, named = failed[attempt], set(re.findall(r"`(test_\w+)`", attempt.answer))
     assert found == named, f"after {attempt.name!r} these tests fail: {found or 'none'}"
+
+
+def test_everything_to_try_is_tried() -> None:
+    for script, section in SECTIONS.items():
+        for part in section.split("**Try it: ")[1:]:
+            tried = re.search(r"```diff|```console|`test_\w+`", part.partition("</details>")[0])
+            assert tried, f"{script}, {part.partition('**')[0]!r} has no diff, transcript or test"

@@ -14,7 +14,12 @@ STARTER = ROOT / "docs/starter"
 
 
 @pytest.mark.timeout(1300)
-def test_the_commands_run_the_pipeline_and_its_tests(tmp_path: Path) -> None:
+def test_the_commands_run_the_pipeline_and_its_tests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [*os.environ]:  # nothing of ours takes part
+        if name.startswith(("PYTHON", "VIRTUAL_ENV", "SERVICE_")):
+            monkeypatch.delenv(name)
     ignored = shutil.ignore_patterns(".*_cache", "__pycache__", ".venv")
     copy = shutil.copytree(STARTER, tmp_path / "copy", ignore=ignored)
     proxies = {name: os.environ[name] for name in os.environ if name.lower().endswith("_proxy")}
