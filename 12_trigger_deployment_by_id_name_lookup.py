@@ -50,7 +50,8 @@ def trigger(
 ) -> Json:
     """Schedule a run of the deployment FLOW/DEPLOYMENT; return the flow run as the API shows it.
 
-    One `idempotency_key` is one flow run, however often you ask; without it, each call is another.
+    With the same `idempotency_key`, a flow gets one run, however often you ask. Without a key, each
+    call creates another run.
     Raises ValueError or LookupError (unknown name) if it is refused: nothing was triggered. Raises
     PermissionError for the credentials, ConnectionError if no usable answer comes in `timeout`
     seconds. If the message says that the run may exist, ask again with the same key.
@@ -76,7 +77,8 @@ def trigger(
 def wait_for_flow_run(flow_run: Json, timeout: float, api_url: str | None = None) -> Json:
     """Return the flow run of `trigger` when it has ended; log each new state.
 
-    Raises TimeoutError if it goes on after `timeout` seconds, ConnectionError for no usable answer.
+    Raises TimeoutError if it goes on after `timeout` seconds, or ConnectionError if the API does
+    not give a usable answer.
     """
     deadline = time.monotonic() + timeout
     path, state = f"/flow_runs/{flow_run['id']}", flow_run["state"]
@@ -97,7 +99,7 @@ def wait_for_flow_run(flow_run: Json, timeout: float, api_url: str | None = None
 
 
 def check_arguments(name: str, parameters: Json, key: str) -> None:
-    """Raise ValueError, which names the argument, for what cannot be sent as it is."""
+    """Raise ValueError, naming the argument, if something cannot be sent as JSON."""
     if name.count("/") != 1 or {"", ".", ".."} & set(name.split("/")):
         raise ValueError(f"{name!r} is not a deployment's name. Write FLOW/DEPLOYMENT.")
     if not key:
@@ -110,7 +112,7 @@ def check_arguments(name: str, parameters: Json, key: str) -> None:
 
 
 def check_parameter_names(parameters: Json, deployment: Json) -> None:
-    """Raise ValueError for parameters that the flow lacks: the API takes them, the run crashes."""
+    """Raise ValueError for parameters that the flow doesn't have: with them, its run crashes."""
     schema = deployment.get("parameter_openapi_schema") or {}
     accepted = list(schema.get("properties", parameters))  # without a schema, accept every name
     unknown = []
@@ -122,7 +124,7 @@ def check_parameter_names(parameters: Json, deployment: Json) -> None:
 
 
 def check_flow_run(flow_run: Json, deployment: Json, parameters: Json, key: str) -> None:
-    """Raise ValueError if the key was used before for another deployment or other parameters."""
+    """Raise ValueError if the key belongs to a run of another deployment or other parameters."""
     expected = {**(deployment.get("parameters") or {}), **parameters}  # the server adds defaults
     found = dict(flow_run.get("parameters") or {})
     for name, value in expected.items():
@@ -145,13 +147,13 @@ def exact(value: Any) -> Any:
 
 
 class TransientError(Exception):
-    """A problem that may pass, and the seconds that the server wants us to wait."""
+    """A problem that may go away, and how many seconds the server asks us to wait."""
 
 
 def ask(
     api_url: str | None, method: str, path: str, deadline: float, body: Json | None = None
 ) -> Json:
-    """Send a request until it is answered or until the deadline, a time.monotonic(), passes."""
+    """Send a request until it is answered, or time.monotonic() reaches the deadline."""
     attempt, backoff = 1, BACKOFF_SECONDS
     while True:
         try:
@@ -163,7 +165,7 @@ def ask(
             raise ConnectionError(problem)
         if attempt == 2:  # the first retry has not helped either
             logger.warning("warning: %s Retrying for up to %.0f s.", problem, left)
-        pause = random.uniform(0, backoff)  # or all clients come back at once, and collide again
+        pause = random.uniform(0, backoff)  # random, so that not all clients retry at once
         time.sleep(min(max(pause, retry_after), left))
         attempt, backoff = attempt + 1, min(2 * backoff, BACKOFF_MAX_SECONDS)
 
@@ -189,7 +191,7 @@ def send(api_url: str | None, method: str, path: str, seconds: float, body: Json
         raise TransientError(f"{problem} Retry later.", float(after) if after.isdecimal() else 0)
     if status in (401, 403):
         raise PermissionError(f"{problem} Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING.")
-    # A bare "Not Found" is about the path, so the URL is wrong, and not the request.
+    # A bare "Not Found" is about the path, so the URL is wrong, not the request.
     if 400 <= status < 500 and answer.get("detail", "Not Found") != "Not Found":
         raise (LookupError if status == 404 else ValueError)(f"{problem} Correct the request.")
     if not 200 <= status < 300 or "id" not in answer:
@@ -203,7 +205,8 @@ def raise_connection_problem(api_url: str, error: BaseException) -> NoReturn:
     while inner := cause.__cause__ or cause.__context__:
         cause = inner  # the error of requests says little, the one that caused it more
     problem = f"no answer from {api_url} ({cause})."
-    is_certificate = type(error) in (OSError, requests.exceptions.SSLError)  # OSError: no file
+    # A plain OSError is about the certificate's file, which is missing.
+    is_certificate = type(error) in (OSError, requests.exceptions.SSLError)
     if is_certificate and not isinstance(cause, ssl.SSLEOFError):  # an EOF is a cut connection
         raise ConnectionError(f"{problem} Check PREFECT_API_SSL_CERT_FILE.") from None
     if isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN:  # no such host
@@ -240,7 +243,7 @@ def read_settings() -> Json:
     except (AttributeError, TypeError, ValueError):
         raise ValueError("PREFECT_CLIENT_CUSTOM_HEADERS is not a JSON object of text.") from None
     own = setting("PREFECT_API_SSL_CERT_FILE") or setting("SSL_CERT_FILE")
-    verify = own or DEFAULT_CA_BUNDLE_PATH  # named, or REQUESTS_CA_BUNDLE would win
+    verify = own or DEFAULT_CA_BUNDLE_PATH  # with True, REQUESTS_CA_BUNDLE would win
     skip = setting("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "").lower() in ("1", "true", "yes", "on")
     no_netrc = lambda request: request  # noqa: E731 - or the password of a .netrc would win
     return {"headers": headers, "verify": not skip and verify, "auth": no_netrc}

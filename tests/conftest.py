@@ -78,8 +78,8 @@ def lesson(
 ) -> ModuleType:
     """Return the lesson, loaded afresh, with short retry delays of its tasks and flows.
 
-    The constants that a list SHORTEN in the test file names are short, too: SHORT_SECONDS, or what
-    the test file sets SHORT_SECONDS to.
+    If the test file has a list SHORTEN of constants, they are set to SHORT_SECONDS, which the test
+    file can change.
     """
     spec = importlib.util.spec_from_file_location(lesson_path.stem, lesson_path)
     assert spec
