@@ -1,10 +1,13 @@
 """Trigger a deployment by its name: no trigger is lost, none is sent twice.
 
 Run:    python trigger.py churn-flow/nightly --wait
-Notice: the flow run's id goes to stdout, all else to stderr, the outcome into the exit code:
-0 Triggered, and with --wait the run is Completed. 1 The run ended in another state. 2 Refused, and
-nothing was triggered (usage, name, parameter, key of another event). 3 Timed out: the run goes on.
-4 No usable answer from the API: the line says if the run may exist. 130 Interrupted.
+Notice: the flow run's id goes to stdout, all else to stderr. The exit code is the outcome:
+0   Triggered, and with --wait, the run is Completed.
+1   The run ended in another state.
+2   Refused, and nothing was triggered (usage, name, parameter, key of another event).
+3   Timed out: the run goes on.
+4   No usable answer from the API: the line says if the run may exist.
+130 Interrupted.
 """
 
 import argparse
@@ -261,7 +264,8 @@ def parse_parameter(text: str) -> tuple[str, Any]:
 
 def main() -> None:
     """Read the command line, trigger, print the flow run's id, and wait if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    as_it_stands = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_it_stands)
     add = parser.add_argument
     add("name", nargs="?", default=DEFAULT_NAME, metavar="FLOW/DEPLOYMENT")
     add("-p", "--param", type=parse_parameter, action="append", default=[], metavar="KEY=VALUE")
